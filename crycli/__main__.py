@@ -1,0 +1,5 @@
+"""`python -m crycli`."""
+
+from crycli.cli import main
+
+main()

@@ -1,0 +1,203 @@
+"""Recordings on disk to mono samples at the rate of the network. No torch here."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from crycli.errors import AudioError
+
+Samples = npt.NDArray[np.float32]
+"""(samples,) float32, mono, full scale at 1.0."""
+
+SAMPLE_RATE = 16_000  # Hz, of every published wav2vec2 checkpoint
+SHORTEST_SAMPLES = 400  # 25 ms: the receptive field of the wav2vec2 convolutions
+BLOCK_SECONDS = 60  # a damaged file loses at most what follows the last whole block or packet
+SILENT_PEAK = 1e-4  # -80 dB of full scale
+
+SUFFIXES = frozenset(
+    ".wav .wave .flac .mp3 .ogg .oga .opus .m4a .aac .mp4 .3gp .3gpp .3g2 .amr .caf .webm .mka .aif .aiff .aifc .au .snd "
+    ".wma .w64 .rf64 .mp2".split()
+)
+
+MPEG_SUFFIXES = frozenset({".mp3", ".mp2"})  # libsndfile's decoder prints to standard error about damaged ones
+PLAYLISTS = frozenset({"concat", "hls", "dash", "imf"})  # FFmpeg formats that point to other files
+
+logger = logging.getLogger(__name__)
+
+# PyAV passes the interpreter's lock on at every packet: two threads took 3.9 s for what one did in 2.5 s.
+_av_lock = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A decoded file.
+
+    Attributes:
+        samples: (samples,) float32, the mean of the channels.
+        sample_rate: Hz, as stored in the file.
+        cut_short: the file is damaged and only its beginning could be decoded.
+    """
+
+    samples: Samples
+    sample_rate: int
+    cut_short: bool = False
+
+    @property
+    def seconds(self) -> float:
+        """The duration in seconds."""
+        return len(self.samples) / self.sample_rate
+
+
+def find_recordings(root: Path) -> Iterator[Path]:
+    """The files below a folder that have an audio suffix, in upper or lower case, sorted; hidden ones are skipped."""
+    for folder, subfolders, names in os.walk(root):
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        for name in sorted(names):
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES:
+                yield Path(folder, name)
+
+
+def decode(path: Path) -> Recording:
+    """Decode a file: with soundfile, and with PyAV (FFmpeg) what soundfile cannot read.
+
+    Raises:
+        AudioError: it is missing, unreadable, no audio, empty, or holds NaN or infinite samples.
+    """
+    if not path.is_file():
+        raise AudioError("no such file" if not path.exists() else "not a file")
+    if not os.access(path, os.R_OK):
+        raise AudioError("permission denied")
+    if path.stat().st_size == 0:
+        raise AudioError("empty file")
+    recording = None if path.suffix.lower() in MPEG_SUFFIXES else _decode_with_soundfile(path)
+    if recording is None:
+        with _av_lock:
+            recording = _decode_with_av(path)
+    if len(recording.samples) == 0:
+        raise AudioError("no samples in it")
+    if not np.isfinite(recording.samples).all():
+        raise AudioError("holds samples that are NaN or infinite")
+    return recording
+
+
+def _decode_with_soundfile(path: Path) -> Recording | None:
+    """None where soundfile cannot open the file or finds no frames in it."""
+    import soundfile
+
+    blocks: list[npt.NDArray[np.float32]] = []
+    cut_short = False
+    try:
+        with soundfile.SoundFile(os.fspath(path)) as file:
+            rate = int(file.samplerate)
+            try:
+                while True:
+                    block = file.read(BLOCK_SECONDS * rate, dtype="float32", always_2d=True)  # (frames, channels)
+                    if len(block) == 0:
+                        break
+                    blocks.append(block.mean(axis=1))
+            except soundfile.LibsndfileError:
+                cut_short = True
+    except (soundfile.LibsndfileError, OSError, ValueError):
+        return None
+    if not blocks:
+        return None
+    return Recording(np.concatenate(blocks), rate, cut_short)
+
+
+def _decode_with_av(path: Path) -> Recording:
+    import av
+
+    blocks: list[npt.NDArray[Any]] = []
+    cut_short = False
+    rate = 0
+    # "file" alone: a text file that FFmpeg takes for a playlist must not send it to a network or another format.
+    options = {"protocol_whitelist": "file"}
+    try:
+        with av.open(os.path.abspath(path), metadata_errors="ignore", options=options) as container:
+            if PLAYLISTS & set(container.format.name.split(",")):
+                raise AudioError("a playlist, not a recording")
+            if not container.streams.audio:
+                raise AudioError("no audio in it")
+            # Without a layout the channels stay apart: FFmpeg's own mono is sqrt(2) louder than their mean.
+            # Frames of 65,536 samples: some codecs have packets of 64, and each array costs 10 us.
+            resampler = av.AudioResampler(format="fltp", frame_size=65_536)
+            try:
+                for frame in container.decode(container.streams.audio[0]):
+                    rate = rate or frame.sample_rate
+                    blocks += [part.to_ndarray().mean(axis=0) for part in resampler.resample(frame)]
+            except (av.FFmpegError, ValueError):
+                cut_short = True
+            if blocks:
+                blocks += [part.to_ndarray().mean(axis=0) for part in resampler.resample(None)]
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise AudioError(f"not a readable recording ({_reason(error)})") from None
+    if not blocks:
+        raise AudioError("damaged: nothing in it can be decoded" if cut_short else "no samples in it")
+    return Recording(np.concatenate(blocks).astype(np.float32), rate, cut_short)
+
+
+def _reason(error: Exception) -> str:
+    text = getattr(error, "strerror", None) or str(error)
+    return str(text).splitlines()[0].lower()
+
+
+def resample(samples: Samples, rate: int, target: int) -> Samples:
+    """(samples,) at another rate, by soxr at its high quality.
+
+    FFmpeg's own resampler lets aliases through at -15 dB near the band's edge.
+    """
+    if rate == target:
+        return samples
+    import soxr
+
+    return np.asarray(soxr.resample(samples, rate, target, quality="HQ"), dtype=np.float32)
+
+
+def load(path: Path, sample_rate: int = SAMPLE_RATE, start: float | None = None, end: float | None = None) -> Samples:
+    """A recording, or the part of it from `start` to `end` seconds, at `sample_rate`: (samples,).
+
+    Raises:
+        AudioError: see `decode`; also where too little is left for the network.
+    """
+    recording = decode(path)
+    if recording.cut_short:
+        logger.warning("%s is damaged: only its first %.1f s are used", path, recording.seconds)
+    samples = recording.samples
+    if start is not None or end is not None:
+        first = round((start or 0.0) * recording.sample_rate)
+        last = len(samples) if end is None else round(end * recording.sample_rate)
+        samples = samples[first:last]
+    samples = resample(samples, recording.sample_rate, sample_rate)
+    if len(samples) < SHORTEST_SAMPLES:
+        raise AudioError(f"too short: {len(samples) / sample_rate:.3f} s")
+    return samples
+
+
+def normalise(samples: Samples) -> Samples:
+    """Zero mean and unit variance, as `Wav2Vec2FeatureExtractor` does for one clip: (samples,).
+
+    Each clip is normalised by itself, before any padding.
+    """
+    centred = samples - samples.mean()
+    return np.asarray(centred / np.sqrt(centred.var() + 1e-7), dtype=np.float32)
+
+
+def window_bounds(length: int, window: int) -> list[tuple[int, int]]:
+    """Cover `length` samples with the fewest windows of `window` samples, evenly placed, the last one at the end.
+
+    What is no longer than a window is one window of its own length.
+    """
+    if length <= window:
+        return [(0, length)]
+    count = -(-length // window)
+    starts = [round(index * (length - window) / (count - 1)) for index in range(count)]
+    return [(start, start + window) for start in starts]

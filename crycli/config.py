@@ -1,0 +1,343 @@
+"""The configuration: every setting, its default, its bounds, and the one way in which it is put together.
+
+Precedence, lowest first: the defaults below, the YAML file, `--set key.path=value`, a command's own flags.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import textwrap
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from crycli.errors import ConfigError
+
+SHORTEST_SECONDS = 0.25
+"""The network needs 400 samples, and masking in training 3,280 (0.205 s at 16 kHz)."""
+
+NAMED_GROUP_RULES = ("auto", "file", "folder", "donateacry", "esc")
+
+
+def _no_is_a_word(value: object) -> object:
+    # YAML 1.1 reads a bare `no` as false.
+    return "no" if value is False else value
+
+
+class Section(BaseModel):
+    """A part of the configuration: frozen, strictly typed, without unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+
+
+class DataConfig(Section):
+    """Which recordings are used, what they are called, and how they are split."""
+
+    label_by: Literal["auto", "folder", "donateacry"] = "auto"
+    """Where labels come from: the subfolders, the DonateACry file name, or auto: folders, names where flat."""
+    group_by: str = "auto"
+    """What stays together in a split: auto, file, folder, donateacry, esc, or a regular expression on the path."""
+    validation_share: float = Field(default=0.15, gt=0.0, lt=1.0)
+    """Share of the clips that choose the best epoch."""
+    test_share: float = Field(default=0.15, gt=0.0, lt=1.0)
+    """Share of the clips kept for the final evaluation."""
+    min_seconds: float = Field(default=0.5, ge=SHORTEST_SECONDS)
+    """Shorter recordings are rejected."""
+    max_seconds: float = Field(default=10.0, ge=SHORTEST_SECONDS)
+    """Training uses the first so many seconds; longer recordings are predicted in windows of this length."""
+    seed: int = Field(default=0, ge=0)
+    """Another seed gives another split."""
+
+    @field_validator("group_by")
+    @classmethod
+    def _is_a_rule_or_an_expression(cls, value: str) -> str:
+        if value not in NAMED_GROUP_RULES:
+            try:
+                re.compile(value)
+            except re.error as error:
+                raise ValueError(
+                    f"is neither one of {', '.join(NAMED_GROUP_RULES)} nor a regular expression: {error}"
+                ) from None
+        return value
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> Self:
+        if self.validation_share + self.test_share >= 1.0:
+            raise ValueError("validation_share and test_share leave nothing to train on: their sum must be below 1")
+        if self.max_seconds < self.min_seconds:
+            raise ValueError("max_seconds is below min_seconds")
+        return self
+
+
+class ModelConfig(Section):
+    """The network."""
+
+    backbone: str = Field(default="facebook/wav2vec2-base-100k-voxpopuli", min_length=1)
+    """A hub name, a folder with a wav2vec2 checkpoint, or mini: a small one of crycli's own, from random weights."""
+    pooling: Literal["mean", "sum", "max"] = "mean"
+    """How the frames of a clip become one vector; padding never counts."""
+    final_dropout: float = Field(default=0.1, ge=0.0, lt=1.0)
+    """Dropout in the classification head."""
+    freeze: Literal["auto", "none", "encoder", "backbone"] = "auto"
+    """What is not trained: nothing, the convolutions, all but the head; auto: none for mini, encoder otherwise."""
+
+
+class TrainConfig(Section):
+    """Fine-tuning."""
+
+    epochs: int = Field(default=10, ge=1)
+    """Passes over the training part."""
+    batch_size: int = Field(default=8, ge=1)
+    """Clips in one forward pass."""
+    gradient_accumulation: int = Field(default=1, ge=1)
+    """Forward passes per update: the effective batch is batch_size times this."""
+    learning_rate: Annotated[float, Field(gt=0.0, lt=1.0)] | Literal["auto"] = "auto"
+    """Peak learning rate; auto: 0.001 for mini, 0.00003 for a pretrained backbone."""
+    warmup_share: float = Field(default=0.1, ge=0.0, lt=1.0)
+    """Share of the updates over which the learning rate rises."""
+    weight_decay: float = Field(default=0.01, ge=0.0)
+    """Decoupled weight decay of AdamW."""
+    precision: Annotated[Literal["auto", "no", "fp16", "bf16"], BeforeValidator(_no_is_a_word)] = "auto"
+    """Mixed precision; auto: bf16 or fp16 on a GPU that has it, no on a CPU."""
+    keep_checkpoints: int = Field(default=2, ge=2)
+    """Checkpoints kept on disk, the best among them."""
+    seed: int = Field(default=0, ge=0)
+    """Another seed gives other starting weights and another order of the clips."""
+
+
+class EvalConfig(Section):
+    """Evaluation."""
+
+    split: Literal["train", "validation", "test"] = "test"
+    """The part that is scored."""
+
+
+class PredictConfig(Section):
+    """Prediction."""
+
+    batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    """Windows in one forward pass; auto: 1 on a CPU, where more is no faster, 16 on a GPU. Answers do not change."""
+    format: Literal["auto", "table", "csv", "jsonl"] = "auto"
+    """Output format; auto: a table on a terminal, csv in a pipe or file."""
+
+
+class ExportConfig(Section):
+    """Export."""
+
+    opset: int = Field(default=17, ge=17, le=20)
+    """ONNX operator set."""
+
+
+class Config(Section):
+    """Every setting of crycli."""
+
+    data: DataConfig = DataConfig()
+    """Which recordings are used, what they are called, and how they are split."""
+    model: ModelConfig = ModelConfig()
+    """The network."""
+    train: TrainConfig = TrainConfig()
+    """Fine-tuning."""
+    eval: EvalConfig = EvalConfig()
+    """Evaluation."""
+    predict: PredictConfig = PredictConfig()
+    """Prediction."""
+    export: ExportConfig = ExportConfig()
+    """Export."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where the network runs; auto: a GPU where there is one."""
+    offline: bool = False
+    """Never ask the model hub: use folders and what was downloaded before."""
+    workers: int = Field(default=0, ge=0)
+    """Threads that decode recordings; 0: one a core."""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which 1e-3 is a number, as it is in YAML 1.2, and a key that stands twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"{key.value} stands twice", problem_mark=key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def load_config(
+    file: Path | None = None, assignments: Iterable[str] = (), flags: Mapping[str, object] | None = None
+) -> Config:
+    """Put the configuration together.
+
+    Args:
+        file: a YAML file; keys it lacks keep their defaults.
+        assignments: "key.path=value", the value in YAML.
+        flags: key path to value; those that are None were not given.
+
+    Raises:
+        ConfigError: an unreadable file, an unknown key, a value of the wrong type or out of bounds.
+    """
+    values = _read_yaml(file) if file is not None else {}
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"--set {assignment}: write it as --set train.epochs=3")
+        _put(values, key.strip(), _parse_yaml(text, f"--set {key.strip()}"))
+    for key, value in (flags or {}).items():
+        if value is not None:
+            _put(values, key, value)
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        where = f"{file}: " if file is not None else ""
+        raise ConfigError(where + "; ".join(_explain(problem) for problem in _distinct(error))) from None
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    try:
+        text = file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration {file}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"the configuration {file} is not a text file in UTF-8") from None
+    values = _parse_yaml(text, str(file))
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{file} must hold sections such as 'train:', not a {type(values).__name__}")
+    return values
+
+
+def _parse_yaml(text: str, where: str) -> Any:
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        line = f", line {mark.line + 1}" if mark is not None else ""
+        raise ConfigError(f"{where}{line}: not valid YAML: {error.problem}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where}: not valid YAML: {str(error).splitlines()[0]}") from None
+
+
+def _put(values: dict[str, Any], path: str, value: object) -> None:
+    *sections, name = path.split(".")
+    for section in sections:
+        inner = values.setdefault(section, {})
+        if inner is None:
+            inner = values[section] = {}
+        if not isinstance(inner, dict):
+            raise ConfigError(f"{path}: {section} is a value, not a section")
+        values = inner
+    values[name] = value
+
+
+def _distinct(error: ValidationError) -> list[dict[str, Any]]:
+    """The problems, one a key: a union reports once for each of its members."""
+    problems: dict[tuple[str, ...], dict[str, Any]] = {}
+    for problem in error.errors():
+        problems.setdefault(_key(problem["loc"]), dict(problem))
+    return list(problems.values())
+
+
+def _key(location: tuple[int | str, ...]) -> tuple[str, ...]:
+    """A location without the names that pydantic adds for the members of a union."""
+    key: list[str] = []
+    model: type[BaseModel] | None = Config
+    for part in map(str, location):
+        if model is None:
+            break
+        key.append(part)
+        field = model.model_fields.get(part)
+        annotation = field.annotation if field is not None else None
+        model = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+    return tuple(key)
+
+
+def _explain(problem: Mapping[str, Any]) -> str:
+    key = _key(problem["loc"])
+    path = ".".join(key) or "the configuration"
+    if problem["type"] == "extra_forbidden":
+        return f"unknown setting {path}{_suggest(key)}"
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    if problem["type"] == "value_error":
+        return f"{path}: {message}"
+    if problem["type"] == "model_type":
+        return f"{path} is a section with settings of its own, not {problem['input']!r}"
+    message = message[:1].lower() + message[1:]
+    if _allows_auto(key) and "'auto'" not in message:
+        message += " (or auto)"
+    return f"{path}: {message}, not {problem['input']!r}"
+
+
+def _allows_auto(key: tuple[str, ...]) -> bool:
+    model: Any = Config
+    for part in key[:-1]:
+        model = model.model_fields[part].annotation
+    field = model.model_fields.get(key[-1]) if key else None
+    return field is not None and field.default == "auto" and not isinstance(field.annotation, type)
+
+
+def _suggest(key: tuple[str, ...]) -> str:
+    known = setting_paths()
+    sections = sorted({path.partition(".")[0] for path in known if "." in path})
+    name = ".".join(key)
+    close = difflib.get_close_matches(name, known + sections, n=1, cutoff=0.6)
+    if not close:
+        same_name = [path for path in known if path.rpartition(".")[2] == key[-1]]
+        by_name = difflib.get_close_matches(key[-1], [path.rpartition(".")[2] for path in known], n=1, cutoff=0.6)
+        close = same_name or [path for path in known if by_name and path.rpartition(".")[2] == by_name[0]]
+    return f": did you mean {close[0]}?" if close else ": `crycli config` lists them all"
+
+
+def setting_paths() -> list[str]:
+    """The key paths of all settings, such as train.epochs."""
+    return list(flatten(Config()))
+
+
+def flatten(config: Config) -> dict[str, Any]:
+    """Key path to value, for every setting."""
+    flat: dict[str, Any] = {}
+    for name, value in config.model_dump().items():
+        if isinstance(value, dict):
+            flat.update({f"{name}.{inner}": item for inner, item in value.items()})
+        else:
+            flat[name] = value
+    return flat
+
+
+def to_yaml(config: Config) -> str:
+    """The configuration as YAML, with a line on each setting: the text of example_config.yaml for the defaults."""
+    lines = ["# Every setting of crycli. Leave out what you do not change."]
+    for name, field in Config.model_fields.items():
+        value = getattr(config, name)
+        lines += ["", *_comment(field.description)]
+        if isinstance(value, Section):
+            lines.append(f"{name}:")
+            for inner, inner_field in type(value).model_fields.items():
+                lines += [f"  {line}" for line in _comment(inner_field.description)]
+                lines.append(f"  {inner}: {_scalar(getattr(value, inner))}")
+        else:
+            lines.append(f"{name}: {_scalar(value)}")
+    return "\n".join(lines) + "\n"
+
+
+def _comment(description: str | None) -> list[str]:
+    return textwrap.wrap(description or "", 110, initial_indent="# ", subsequent_indent="#   ")
+
+
+def _scalar(value: object) -> str:
+    return yaml.safe_dump(value, width=1000, allow_unicode=True).removesuffix("\n").removesuffix("\n...")
+
+
+def to_schema() -> str:
+    """The JSON schema of the configuration, for editors."""
+    return json.dumps(Config.model_json_schema(), indent=2)

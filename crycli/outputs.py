@@ -1,0 +1,78 @@
+"""Output files and folders: claimed before the work starts, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from crycli.errors import OutputError
+
+
+def refuse_existing(path: Path, *, force: bool) -> None:
+    """Raise `OutputError` where an output exists and may not be replaced.
+
+    A folder that is there but empty is no hindrance. With `force`, a file in a folder's place still is.
+    """
+    if path.is_dir():
+        if any(path.iterdir()) and not force:
+            raise OutputError(f"{path} exists and is not empty: name another output, or replace it with --force")
+    elif (path.exists() or path.is_symlink()) and not force:
+        raise OutputError(f"{path} exists: name another output, or replace it with --force")
+
+
+def claim_folder(path: Path, *, force: bool, owned: Iterable[str] = ()) -> Path:
+    """Create an output folder.
+
+    Args:
+        path: the folder.
+        force: replace what an earlier run left there.
+        owned: the names inside that are removed then; other people's files stay.
+
+    Raises:
+        OutputError: it holds something and `force` is false, or it cannot be created or written.
+    """
+    if path.exists() and not path.is_dir():
+        raise OutputError(f"{path} is a file and the output is a folder: name another output")
+    refuse_existing(path, force=force)
+    make_folder(path)
+    for name in owned:
+        target = path / name
+        if target.is_dir() and not target.is_symlink():
+            shutil.rmtree(target)
+        else:
+            target.unlink(missing_ok=True)
+    return path
+
+
+def make_folder(path: Path) -> None:
+    """Create a folder and its parents, and make sure that it can be written."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot create {path}: {error.strerror}: name an output that can be written") from error
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise OutputError(f"cannot write to {path}: permission denied: name another output")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file so that an interruption leaves the old one or the new one, never half of one."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file so that an interruption leaves the old one or the new one, never half of one."""
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: dict[str, Any] | list[Any]) -> None:
+    """Write indented JSON; NaN, which JSON does not have, is refused."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
