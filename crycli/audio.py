@@ -20,12 +20,12 @@ Samples = npt.NDArray[np.float32]
 
 SAMPLE_RATE = 16_000  # Hz, of every published wav2vec2 checkpoint
 SHORTEST_SAMPLES = 400  # 25 ms: the receptive field of the wav2vec2 convolutions
-BLOCK_SECONDS = 60  # a damaged file loses at most what follows the last whole block or packet
+BLOCK_SECONDS = 60
 SILENT_PEAK = 1e-4  # -80 dB of full scale
 
 SUFFIXES = frozenset(
-    ".wav .wave .flac .mp3 .ogg .oga .opus .m4a .aac .mp4 .3gp .3gpp .3g2 .amr .caf .webm .mka .aif .aiff .aifc .au .snd "
-    ".wma .w64 .rf64 .mp2".split()
+    ".wav .wave .flac .mp3 .ogg .oga .opus .m4a .aac .mp4 .3gp .3gpp .3g2 .amr .caf .webm .mka .aif .aiff "
+    ".aifc .au .snd .wma .w64 .rf64 .mp2".split()
 )
 
 MPEG_SUFFIXES = frozenset({".mp3", ".mp2"})  # libsndfile's decoder prints to standard error about damaged ones
@@ -90,27 +90,19 @@ def decode(path: Path) -> Recording:
 
 
 def _decode_with_soundfile(path: Path) -> Recording | None:
-    """None where soundfile cannot open the file or finds no frames in it."""
+    """None where soundfile cannot read the whole file or finds no frames in it: PyAV salvages more of a damaged one."""
     import soundfile
 
-    blocks: list[npt.NDArray[np.float32]] = []
-    cut_short = False
     try:
         with soundfile.SoundFile(os.fspath(path)) as file:
             rate = int(file.samplerate)
-            try:
-                while True:
-                    block = file.read(BLOCK_SECONDS * rate, dtype="float32", always_2d=True)  # (frames, channels)
-                    if len(block) == 0:
-                        break
-                    blocks.append(block.mean(axis=1))
-            except soundfile.LibsndfileError:
-                cut_short = True
+            # In blocks: many channels of a long recording never stand in memory together.
+            pieces = file.blocks(BLOCK_SECONDS * rate, dtype="float32", always_2d=True)  # each (frames, channels)
+            blocks = [piece.mean(axis=1) for piece in pieces]
     except (soundfile.LibsndfileError, OSError, ValueError):
         return None
-    if not blocks:
-        return None
-    return Recording(np.concatenate(blocks), rate, cut_short)
+    samples = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
+    return Recording(samples, rate) if len(samples) else None
 
 
 def _decode_with_av(path: Path) -> Recording:
@@ -136,7 +128,7 @@ def _decode_with_av(path: Path) -> Recording:
                     blocks += [part.to_ndarray().mean(axis=0) for part in resampler.resample(frame)]
             except (av.FFmpegError, ValueError):
                 cut_short = True
-            if blocks:
+            if rate:
                 blocks += [part.to_ndarray().mean(axis=0) for part in resampler.resample(None)]
     except (av.FFmpegError, OSError, ValueError) as error:
         raise AudioError(f"not a readable recording ({_reason(error)})") from None

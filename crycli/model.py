@@ -7,13 +7,13 @@ Nothing of crycli is imported here. `save_pretrained` copies this file into ever
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from huggingface_hub.dataclasses import strict
 from torch import nn
 from transformers import Wav2Vec2Config, Wav2Vec2Model, Wav2Vec2PreTrainedModel
-from transformers.utils import ModelOutput
+from transformers.utils.generic import ModelOutput
 
 PoolingMode = Literal["mean", "sum", "max"]
 
@@ -51,10 +51,10 @@ class SpeechClassifierOutput(ModelOutput):
         attentions: (batch, heads, frames, frames) for each layer, where asked for.
     """
 
-    loss: torch.FloatTensor | None = None
-    logits: torch.FloatTensor | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
 
 
 class MaskedGroupNorm(nn.GroupNorm):
@@ -68,20 +68,20 @@ class MaskedGroupNorm(nn.GroupNorm):
 
     valid_frames: torch.Tensor | None = None
 
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """Normalise `input`, (batch, channels, frames), over its valid frames."""
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Normalise `hidden`, (batch, channels, frames), over its valid frames."""
         if self.valid_frames is None:
-            return super().forward(input)
-        frames = torch.arange(input.shape[-1], device=input.device)
+            return super().forward(hidden)
+        frames = torch.arange(hidden.shape[-1], device=hidden.device)
         valid = (frames[None, :] < self.valid_frames[:, None])[:, None, :]  # (batch, 1, frames)
         count = self.valid_frames[:, None, None].to(torch.float32)
         # float32 throughout: a mean over 20,000 frames loses its digits in half precision.
-        values = input.to(torch.float32)
+        values = hidden.to(torch.float32)
         mean = values.masked_fill(~valid, 0.0).sum(-1, keepdim=True) / count
         centred = (values - mean).masked_fill(~valid, 0.0)
         variance = centred.square().sum(-1, keepdim=True) / count
         normalised = centred * torch.rsqrt(variance + self.eps)
-        return (normalised * self.weight[:, None] + self.bias[:, None]).to(input.dtype)
+        return (normalised * self.weight[:, None] + self.bias[:, None]).to(hidden.dtype)
 
 
 class Wav2Vec2ClassificationHead(nn.Module):
@@ -91,7 +91,7 @@ class Wav2Vec2ClassificationHead(nn.Module):
         super().__init__()
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
         self.dropout = nn.Dropout(config.final_dropout)
-        self.out_proj = nn.Linear(config.hidden_size, config.num_labels)
+        self.out_proj = nn.Linear(config.hidden_size, config.num_labels or 1)
 
     def forward(self, pooled: torch.Tensor) -> torch.Tensor:
         """Logits, (batch, labels), of pooled features, (batch, hidden)."""
@@ -168,7 +168,7 @@ class Wav2Vec2ForSpeechClassification(Wav2Vec2PreTrainedModel):
             norm = first.layer_norm
             first.layer_norm = MaskedGroupNorm(norm.num_groups, norm.num_channels, eps=norm.eps, affine=norm.affine)
         self.classifier = Wav2Vec2ClassificationHead(config)
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def freeze_feature_encoder(self) -> None:
         """Train all but the convolutions; they are then left out of the backward pass too."""
@@ -216,7 +216,7 @@ class Wav2Vec2ForSpeechClassification(Wav2Vec2PreTrainedModel):
         logits = self.classifier(pool(hidden, valid, self.config.pooling_mode))
         loss = None
         if labels is not None:
-            problem_type = self.config.problem_type or infer_problem_type(self.config.num_labels, labels)
+            problem_type = self.config.problem_type or infer_problem_type(self.config.num_labels or 1, labels)
             loss = classification_loss(logits, labels, problem_type)
         output = SpeechClassifierOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
@@ -234,9 +234,11 @@ class Wav2Vec2ForSpeechClassification(Wav2Vec2PreTrainedModel):
         """(batch, frames), true for the frames of `hidden` that belong to the clip."""
         if attention_mask is None:
             return torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
-        lengths = self._get_feat_extract_output_lengths(attention_mask.sum(-1))
-        return torch.arange(hidden.shape[1], device=hidden.device)[None, :] < lengths[:, None]
+        samples: Any = attention_mask.sum(-1)
+        lengths: Any = self._get_feat_extract_output_lengths(samples)
+        valid: torch.Tensor = torch.arange(hidden.shape[1], device=hidden.device)[None, :] < lengths[:, None]
+        return valid
 
 
-SpeechClassificationConfig.register_for_auto_class()
-Wav2Vec2ForSpeechClassification.register_for_auto_class("AutoModelForAudioClassification")
+SpeechClassificationConfig.register_for_auto_class()  # type: ignore[no-untyped-call]
+Wav2Vec2ForSpeechClassification.register_for_auto_class("AutoModelForAudioClassification")  # type: ignore[no-untyped-call]

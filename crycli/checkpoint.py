@@ -1,0 +1,372 @@
+"""Where networks come from and how they are kept: backbones, model folders, the model hub.
+
+torch and transformers are imported inside the functions that need them: an exported bundle is described and used
+without either.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import shutil
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from crycli import __version__
+from crycli.audio import SAMPLE_RATE
+from crycli.config import Config
+from crycli.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from transformers import Wav2Vec2FeatureExtractor
+
+    from crycli.model import Wav2Vec2ForSpeechClassification
+
+MINI = "mini"
+MINI_ARCHITECTURE: dict[str, Any] = {
+    # 0.98M weights. Layer norm in the convolutions: exact under padding, and stable from a random start.
+    "feat_extract_norm": "layer",
+    "do_stable_layer_norm": True,
+    "conv_bias": True,
+    "conv_dim": (64, 64, 64, 64, 96, 96, 128),
+    "hidden_size": 128,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "intermediate_size": 512,
+    "num_conv_pos_embeddings": 32,
+    "num_conv_pos_embedding_groups": 8,
+    "layerdrop": 0.0,
+    "hidden_dropout": 0.05,
+    "attention_dropout": 0.05,
+    "activation_dropout": 0.0,
+}
+
+OWN_TYPE = "crycli_wav2vec2"
+BACKBONE_TYPES = ("wav2vec2", OWN_TYPE)
+HEAD = "classifier."  # the prefix of the head's weights
+HUB_NAME = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
+HUB_SECONDS = 4.0  # without a network the libraries' own retries take 23 s
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A trained classifier on disk, as its folder describes it.
+
+    Attributes:
+        folder: the folder with the weights.
+        kind: "checkpoint" for a model folder, "bundle" for an export.
+        labels: in the order of the logits.
+        sample_rate: Hz, of the samples that the network takes.
+        normalise: whether each clip is brought to zero mean and unit variance first.
+        window_seconds: the length of the windows in which longer recordings are classified.
+    """
+
+    folder: Path
+    kind: Literal["checkpoint", "bundle"]
+    labels: tuple[str, ...]
+    sample_rate: int
+    normalise: bool
+    window_seconds: float
+
+
+def find_classifier(name: str, *, offline: bool = False) -> Classifier:
+    """Find a trained classifier: a run, its model folder, an exported bundle or a name on the hub.
+
+    Raises:
+        CheckpointError: there is none, or it is of another kind.
+    """
+    path = Path(name)
+    if not path.exists() and HUB_NAME.fullmatch(name):
+        path = fetch(name, offline=offline)
+    if not path.is_dir():
+        state = "is a file" if path.exists() else "does not exist"
+        raise CheckpointError(f"{name} {state}: give a run of `crycli train`, its model folder, or an exported bundle")
+    if (path / "model.onnx").is_file():
+        return _describe_bundle(path)
+    for folder in (path / "model", path):
+        if (folder / "config.json").is_file():
+            return _describe_model_folder(folder)
+    if (path / "checkpoints").is_dir():
+        raise CheckpointError(f"the run {path} is not finished: go on with `crycli train DATA -o {path} --resume`")
+    raise CheckpointError(f"{path} holds no model: neither model/config.json, config.json nor model.onnx")
+
+
+def _describe_model_folder(folder: Path) -> Classifier:
+    content = read_json(folder / "config.json")
+    kind = content.get("model_type")
+    if kind in BACKBONE_TYPES and kind != OWN_TYPE:
+        raise CheckpointError(f"{folder} is a bare {kind} backbone, not a classifier: train one from it first")
+    if kind != OWN_TYPE:
+        raise CheckpointError(f"{folder} holds a model of type {kind}: crycli uses the ones that `crycli train` makes")
+    problem = content.get("problem_type") or "single_label_classification"
+    if problem != "single_label_classification":
+        raise CheckpointError(f"{folder} is a {problem} model: crycli predicts one label a clip")
+    try:
+        names = {int(number): str(label) for number, label in content["id2label"].items()}
+        labels = tuple(names[number] for number in range(len(names)))
+        return _describe(folder, "checkpoint", labels, float(content["window_seconds"]))
+    except (KeyError, ValueError, AttributeError, TypeError) as error:
+        raise CheckpointError(f"{folder}/config.json is damaged: {error!r}") from None
+
+
+def _describe_bundle(folder: Path) -> Classifier:
+    labels = read_json(folder / "labels.json", list)
+    about = read_json(folder / "bundle.json")
+    try:
+        return _describe(folder, "bundle", tuple(map(str, labels)), float(about["window_seconds"]))
+    except (KeyError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{folder}/bundle.json is damaged: {error!r}") from None
+
+
+def _describe(
+    folder: Path, kind: Literal["checkpoint", "bundle"], labels: tuple[str, ...], window_seconds: float
+) -> Classifier:
+    preprocessor = read_json(folder / "preprocessor_config.json")
+    return Classifier(
+        folder=folder,
+        kind=kind,
+        labels=labels,
+        sample_rate=int(preprocessor.get("sampling_rate", SAMPLE_RATE)),
+        normalise=bool(preprocessor.get("do_normalize", True)),
+        window_seconds=window_seconds,
+    )
+
+
+def read_json(file: Path, kind: type = dict) -> Any:
+    """The content of a JSON file of a model folder, an object or a list as `kind` says."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"cannot read {file}: {error.strerror}") from None
+    except ValueError:
+        raise CheckpointError(f"{file} is damaged: not valid JSON") from None
+    if not isinstance(content, kind):
+        raise CheckpointError(f"{file} is damaged: not a JSON {'list' if kind is list else 'object'}")
+    return content
+
+
+def quiet_libraries() -> None:
+    """Switch off what transformers and datasets print by themselves: bars, reports, advice."""
+    import datasets
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    datasets.logging.set_verbosity_error()
+    datasets.disable_progress_bars()
+
+
+def locate_backbone(config: Config) -> Path | None:
+    """The folder of the configured backbone, downloaded where need be; None for mini, which has none.
+
+    Raises:
+        CheckpointError: it is missing, out of reach, or no wav2vec2 checkpoint.
+    """
+    name = config.model.backbone
+    if name == MINI:
+        return None
+    folder = Path(name)
+    if not folder.is_dir():
+        if folder.exists() or not HUB_NAME.fullmatch(name):
+            raise CheckpointError(f"model.backbone: {name} is neither a folder, a hub name (owner/name) nor {MINI}")
+        folder = fetch(name, offline=config.offline)
+    elif (folder / "model" / "config.json").is_file():
+        folder = folder / "model"
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(f"model.backbone: {folder} has no config.json: it is not a wav2vec2 checkpoint")
+    kind = read_json(folder / "config.json").get("model_type")
+    if kind not in BACKBONE_TYPES:
+        raise CheckpointError(f"model.backbone: {name} is a {kind} model; crycli takes wav2vec2 checkpoints")
+    return folder
+
+
+def load_feature_extractor(folder: Path | None) -> Wav2Vec2FeatureExtractor:
+    """The preprocessor of a backbone; the usual one (16 kHz, normalised) where the folder has none, and for mini."""
+    from transformers import Wav2Vec2FeatureExtractor
+
+    extractor = Wav2Vec2FeatureExtractor()
+    if folder is not None and (folder / "preprocessor_config.json").is_file():
+        try:
+            extractor = Wav2Vec2FeatureExtractor.from_pretrained(folder)
+        except (OSError, ValueError, TypeError) as error:
+            raise CheckpointError(f"{folder}/preprocessor_config.json is damaged: {_first_line(error)}") from None
+    # Checkpoints with group norm say false; crycli masks their padding too, so every batch carries its mask.
+    extractor.return_attention_mask = True
+    return extractor
+
+
+def build_model(config: Config, folder: Path | None, labels: list[str]) -> Wav2Vec2ForSpeechClassification:
+    """A network to be trained: the backbone's weights and a head from the seed, `train.seed`.
+
+    Args:
+        config: `model` and `train.seed` are used.
+        folder: from `locate_backbone`.
+        labels: in the order of the logits.
+
+    Raises:
+        CheckpointError: the folder's weights are damaged, or do not fill the backbone.
+    """
+    import torch
+
+    from crycli.model import SpeechClassificationConfig, Wav2Vec2ClassificationHead, Wav2Vec2ForSpeechClassification
+
+    quiet_libraries()
+    settings: dict[str, Any] = {
+        "id2label": dict(enumerate(labels)),
+        "label2id": {label: number for number, label in enumerate(labels)},
+        "num_labels": len(labels),
+        "problem_type": "single_label_classification",
+        "pooling_mode": config.model.pooling,
+        "final_dropout": config.model.final_dropout,
+        "window_seconds": config.data.max_seconds,
+        "backbone": config.model.backbone,
+        "crycli_version": __version__,
+    }
+    torch.manual_seed(config.train.seed)
+    if folder is None:
+        return Wav2Vec2ForSpeechClassification(SpeechClassificationConfig(**MINI_ARCHITECTURE, **settings))
+    model = _load_weights(folder, safetensors_only=False, **settings)
+    # The head is new even where the folder holds a classifier: its labels may be others, or in another order.
+    torch.manual_seed(config.train.seed)
+    model.classifier = Wav2Vec2ClassificationHead(model.config)
+    model.classifier.apply(model._init_weights)
+    return model
+
+
+def load_model(folder: Path) -> Wav2Vec2ForSpeechClassification:
+    """A trained network from its model folder, ready to classify.
+
+    Raises:
+        CheckpointError: the weights are missing, damaged, or not all there.
+    """
+    quiet_libraries()
+    model = _load_weights(folder, safetensors_only=True)
+    model.eval()  # type: ignore[no-untyped-call]
+    return model
+
+
+def _load_weights(folder: Path, *, safetensors_only: bool, **settings: Any) -> Wav2Vec2ForSpeechClassification:
+    import torch
+    from safetensors import SafetensorError
+
+    from crycli.model import Wav2Vec2ForSpeechClassification
+
+    try:
+        # float32: transformers would otherwise keep a half-precision checkpoint in half precision. Backbones of
+        # 2021 come as pytorch_model.bin alone, which torch reads with its restricted loader: tensors, no code.
+        loaded: Any = Wav2Vec2ForSpeechClassification.from_pretrained(
+            folder,
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            use_safetensors=True if safetensors_only else None,
+            weights_only=True,
+            local_files_only=True,
+            **settings,
+        )
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        raise CheckpointError(f"cannot load the weights in {folder}: {_first_line(error)}") from None
+    model: Wav2Vec2ForSpeechClassification
+    model, report = loaded
+    lacking = set(report["missing_keys"]) | {str(key[0]) for key in report["mismatched_keys"]}
+    if not safetensors_only:
+        lacking = {key for key in lacking if not key.startswith(HEAD)}
+    if lacking:
+        raise CheckpointError(
+            f"the weights in {folder} do not fit its config.json: {len(lacking)} are missing or of another shape, "
+            f"such as {min(lacking)}"
+        )
+    return model
+
+
+def save_model_folder(
+    model: Wav2Vec2ForSpeechClassification, extractor: Wav2Vec2FeatureExtractor, folder: Path
+) -> None:
+    """Write a complete model folder, replacing an older one only once the new one is whole."""
+    temporary = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(temporary, ignore_errors=True)
+    model.save_pretrained(temporary)
+    extractor.save_pretrained(temporary)
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.rename(folder)
+
+
+def fetch(name: str, *, offline: bool) -> Path:
+    """The folder of a model on the hub: from the local cache where it is there, downloaded otherwise.
+
+    Raises:
+        CheckpointError: it is not in the cache and the hub is out of reach (after at most `HUB_SECONDS`), offline
+            mode is on, or the hub has no such model.
+    """
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        cached = Path(snapshot_download(name, local_files_only=True))
+        if (cached / "config.json").is_file() and _weights_in([file.name for file in cached.iterdir()]):
+            return cached
+    except (LocalEntryNotFoundError, OSError, ValueError):
+        pass
+    advice = "download it where there is a network and give its folder (model.backbone: FOLDER, or -m FOLDER)"
+    if name.count("/") == 1:
+        advice += f", or use model.backbone: {MINI}, which needs no download"
+    if offline or constants.HF_HUB_OFFLINE:
+        raise CheckpointError(f"no folder {name}, and offline mode keeps crycli from the model hub: {advice}")
+    files = _hub_files(name)
+    if files is None:
+        raise CheckpointError(f"no folder {name}, and the model hub is out of reach: {advice}")
+    weights = _weights_in(files)
+    if "config.json" not in files or not weights:
+        raise CheckpointError(f"the hub's {name} has no config.json with model.safetensors or pytorch_model.bin")
+    logger.info("downloading %s", name)
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.json", *weights]))
+    except (HfHubHTTPError, OSError) as error:
+        reason = _first_line(error)
+        raise CheckpointError(f"the download of {name} broke off ({reason}): try again, or {advice}") from None
+
+
+def _weights_in(files: list[str]) -> list[str]:
+    """The weight files to use: safetensors where there are any."""
+    safetensors = [file for file in files if file.endswith(".safetensors")]
+    return safetensors or [file for file in files if file == "pytorch_model.bin"]
+
+
+def _hub_files(name: str) -> list[str] | None:
+    """The file names of a model on the hub; None where the hub does not answer in time."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    answer: list[list[str] | Exception] = []
+
+    def ask() -> None:
+        try:
+            info = HfApi().model_info(name, timeout=HUB_SECONDS)
+            answer.append([sibling.rfilename for sibling in info.siblings or []])
+        except Exception as error:  # handed to the caller's thread, which decides
+            answer.append(error)
+
+    # In a thread: looking up the host's name has no time limit of its own.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(HUB_SECONDS)
+    if not answer:
+        return None
+    if isinstance(answer[0], GatedRepoError):
+        raise CheckpointError(f"the hub's {name} needs an account: log in with `hf auth login`")
+    if isinstance(answer[0], RepositoryNotFoundError):
+        raise CheckpointError(f"{name} is neither a folder here nor a model on the hub")
+    if isinstance(answer[0], Exception):
+        logger.debug("the hub did not answer: %s", answer[0])
+        return None
+    return answer[0]
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,434 @@
+"""The command line: the one module that uses typer. What is heavy is imported inside the commands."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
+
+import typer
+
+from crycli import __version__
+from crycli.errors import CrycliError
+
+if TYPE_CHECKING:
+    from crycli.config import Config
+    from crycli.inference import Predictor
+    from crycli.predictions import Prediction
+
+FAILED, INCOMPLETE, INTERRUPTED, BROKEN_PIPE = 1, 3, 130, 141
+
+MACHINE_ERRORS = {
+    errno.ENOSPC: "the disk is full: make room and run the command again",
+    errno.EDQUOT: "the disk quota is used up: make room and run the command again",
+    errno.EROFS: "the file system is read-only: name another output",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "permission denied",
+    errno.ENAMETOOLONG: "the name is too long",
+    errno.EMFILE: "too many open files: raise the limit (ulimit -n) or lower `workers`",
+}
+
+app = typer.Typer(
+    name="crycli",
+    help="From folders of infant-cry recordings to a classifier that is evaluated honestly.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ConfigFile = Annotated[
+    Path | None, typer.Option("-c", "--config", metavar="FILE", help="A YAML file; see `crycli config`.")
+]
+Assignments = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="A setting, such as train.epochs=3. Repeatable."),
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace an output that exists.")]
+Model = Annotated[
+    str, typer.Argument(help="A run, its model folder, an exported bundle or a hub name.", metavar="MODEL")
+]
+Data = Annotated[Path, typer.Argument(help="A folder that `crycli prepare` wrote.", metavar="DATA")]
+
+
+def command(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Register a command whose expected failures become one line on standard error and an exit code."""
+
+    @functools.wraps(function)
+    def guarded(*args: Any, **kwargs: Any) -> None:
+        from crycli import console
+
+        try:
+            function(*args, **kwargs)
+        except CrycliError as error:
+            console.error(str(error))
+            raise typer.Exit(FAILED) from None
+        except KeyboardInterrupt:
+            console.error("interrupted: what was finished is kept")
+            raise typer.Exit(INTERRUPTED) from None
+        except BrokenPipeError:
+            # The reader of a pipe has gone. Python would complain once more when it flushes at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(BROKEN_PIPE) from None
+        except Exception as error:
+            reason = machine_error(error)
+            if reason is None:
+                raise
+            console.error(reason)
+            raise typer.Exit(FAILED) from None
+
+    return app.command()(guarded)
+
+
+def machine_error(error: BaseException) -> str | None:
+    """One line for a failure of the machine rather than of crycli; None for a bug.
+
+    Libraries wrap a full disk in exceptions of their own, so the chain of causes and their texts are looked through.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in MACHINE_ERRORS:
+            where = f"{cause.filename}: " if cause.filename else ""
+            return where + MACHINE_ERRORS[cause.errno]
+        text = str(cause)
+        if "No space left on device" in text or "PytorchStreamWriter failed" in text:
+            return MACHINE_ERRORS[errno.ENOSPC]
+        cause = cause.__cause__ or cause.__context__
+    return None
+
+
+@app.callback()
+def main_options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", is_eager=True, callback=lambda value: _show_version(value), help="Show the version."),
+    ] = False,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Show what helps to find faults.")] = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Show warnings, errors and results alone.")] = False,
+) -> None:
+    """From folders of infant-cry recordings to a classifier that is evaluated honestly."""
+    from crycli import console
+
+    console.setup(verbose=verbose, quiet=quiet)
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        typer.echo(f"crycli {__version__}")
+        raise typer.Exit
+
+
+def _config(file: Path | None, assignments: list[str] | None, **flags: object) -> Config:
+    from crycli.config import load_config
+
+    return load_config(file, assignments or (), {key.replace("__", "."): value for key, value in flags.items()})
+
+
+@command
+def prepare(
+    roots: Annotated[list[Path], typer.Argument(help="Folders of recordings, a subfolder a label.", metavar="ROOT...")],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="DATA", help="The folder for the CSVs.")],
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+    force: Force = False,
+) -> None:
+    """Scan folders of recordings into train, validation and test CSVs."""
+    from crycli import console
+    from crycli.prepare import prepare_dataset_csv, summarise
+
+    settings = _config(config, assignments)
+    with console.progress() as on_step:
+        result = prepare_dataset_csv(roots, output, settings, force=force, on_step=on_step)
+    labels = sorted({clip.label for clips in result.parts.values() for clip in clips})
+    rows = []
+    for part, clips in result.parts.items():
+        summary = summarise(clips)
+        counts = [str(summary["labels"].get(label, {"clips": 0})["clips"]) for label in labels]
+        rows.append((part, str(summary["clips"]), str(summary["groups"]), f"{summary['minutes']:.1f}", *counts))
+    header = ("part", "clips", "groups", "minutes", *labels)
+    if not console.is_quiet():
+        console.table(f"{output}", header, rows, numeric=header[1:])
+    console.note("No group is in two parts.")
+    if result.rejected:
+        console.note(f"{len(result.rejected)} recordings were left out: {output / 'rejected.csv'} says why.", "yellow")
+        raise typer.Exit(INCOMPLETE)
+
+
+@command
+def train(
+    data: Data,
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="RUN", help="The folder for the run.")],
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training part.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Clips in one forward pass.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="A hub name, a wav2vec2 folder, or mini.")] = None,
+    pooling: Annotated[str | None, typer.Option(help="mean, sum or max.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Another seed, another start.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in RUN.")] = False,
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+    force: Force = False,
+) -> None:
+    """Fine-tune a classifier."""
+    from crycli import console
+
+    if resume and config is None and (output / "config.yaml").is_file():
+        config = output / "config.yaml"
+    settings = _config(
+        config,
+        assignments,
+        train__epochs=epochs,
+        train__batch_size=batch_size,
+        train__learning_rate=learning_rate,
+        train__seed=seed,
+        model__backbone=backbone,
+        model__pooling=pooling,
+    )
+    console.note("loading the training library ...")
+    from crycli import training
+
+    with console.progress() as on_step:
+        trainer = training.train(data, output, settings, resume=resume, force=force, on_step=on_step)
+    rows = training.history(trainer.state)
+    best = next(row for row in rows if row["step"] == trainer.state.best_global_step)
+    if not console.is_quiet():
+        console.table(
+            str(output),
+            ("", ""),
+            [
+                ("best epoch", f"{best['epoch']} of {len(rows)}"),
+                ("validation macro F1", f"{best['validation_macro_f1']:.3f}"),
+                ("validation balanced accuracy", f"{best['validation_balanced_accuracy']:.3f}"),
+                ("validation accuracy", f"{best['validation_accuracy']:.3f}"),
+                ("model", str(output / "model")),
+            ],
+        )
+    if trainer.prepared.unreadable:
+        console.note(f"{len(trainer.prepared.unreadable)} recordings could not be read and were left out.", "yellow")
+        raise typer.Exit(INCOMPLETE)
+
+
+@command
+def eval(  # noqa: A001 - the command's name
+    model: Model,
+    data: Data,
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="REPORT", help="The folder for the report.")],
+    split: Annotated[str | None, typer.Option(help="test, validation or train.")] = None,
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+    force: Force = False,
+) -> None:
+    """Score a classifier on a part of the data."""
+    from crycli import console
+    from crycli.evaluation import evaluate, label_rows, summary_rows
+
+    settings = _config(config, assignments, eval__split=split)
+    with console.progress() as on_step:
+        evaluation = evaluate(model, data, output, settings, force=force, on_step=on_step)
+    report = evaluation.report
+    header = ("label", "clips", "precision", "recall", "F1", "AUC")
+    console.table("labels", header, label_rows(report), numeric=header[1:])
+    console.table(
+        f"{model} on the {evaluation.split} part: {report.clips} clips of {report.groups} groups",
+        ("score", "value", "against"),
+        summary_rows(report),
+        numeric=("value",),
+    )
+    console.result(evaluation.remark)
+    console.note(f"The report is in {output}.")
+    if evaluation.unreadable:
+        console.note(f"{evaluation.unreadable} recordings could not be read and are not scored.", "yellow")
+        raise typer.Exit(INCOMPLETE)
+
+
+@command
+def predict(
+    paths: Annotated[list[Path], typer.Argument(help="Recordings, or folders of them.", metavar="PATH...")],
+    model: Annotated[
+        str, typer.Option("-m", "--model", metavar="MODEL", help="A run, its model folder, a bundle or a hub name.")
+    ],
+    output: Annotated[Path | None, typer.Option("-o", "--output", metavar="FILE", help="Write to a file.")] = None,
+    form: Annotated[str | None, typer.Option("--format", help="table, csv or jsonl.")] = None,
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+    force: Force = False,
+) -> None:
+    """Classify recordings: a table on a terminal, CSV in a pipe."""
+    from crycli import console
+    from crycli.inference import find_inputs, load_predictor
+    from crycli.outputs import refuse_existing
+
+    settings = _config(config, assignments, predict__format=form)
+    chosen = settings.predict.format
+    if chosen == "auto":
+        chosen = "table" if output is None and sys.stdout.isatty() else "csv"
+    if output is not None and chosen == "table":
+        raise typer.BadParameter("a file takes csv or jsonl", param_hint="--format")
+    if output is not None:
+        refuse_existing(output, force=force)
+    recordings = find_inputs(paths)
+    predictor = load_predictor(model, settings)
+    if chosen == "table":
+        failed = _predict_table(predictor, recordings)
+    else:
+        with _open(output) as stream:
+            failed = _predict_rows(predictor, recordings, stream, chosen)
+    if output is not None:
+        console.note(f"{len(recordings):,} recordings: {output}")
+    if failed:
+        console.note(f"{failed:,} of {len(recordings):,} recordings could not be read: see the column error.", "yellow")
+        raise typer.Exit(INCOMPLETE)
+
+
+@contextmanager
+def _open(output: Path | None) -> Iterator[TextIO]:
+    if output is None:
+        yield sys.stdout
+        return
+    with output.open("w", encoding="utf-8", newline="") as stream:
+        yield stream
+
+
+def _predict_rows(predictor: Predictor, recordings: list[Path], stream: TextIO, form: Literal["csv", "jsonl"]) -> int:
+    """Write each answer as it comes; returns how many recordings could not be read."""
+    from crycli.predictions import RowWriter
+
+    writer = RowWriter(stream, predictor.labels, form)
+    failed = 0
+    for prediction in _with_progress(predictor, recordings):
+        writer.write(prediction)
+        failed += bool(prediction.error)
+    return failed
+
+
+def _predict_table(predictor: Predictor, recordings: list[Path]) -> int:
+    """Draw the answers as a table, also those before an interruption; returns how many could not be read."""
+    from crycli import console
+    from crycli.predictions import columns, to_row
+
+    predictions: list[Prediction] = []
+    try:
+        predictions.extend(_with_progress(predictor, recordings))
+    finally:
+        failed = sum(1 for prediction in predictions if prediction.error)
+        hidden = {"start", *(() if failed else ("error",))}
+        header = [name for name in columns(predictor.labels) if name not in hidden]
+        rows = [to_row(prediction, predictor.labels) for prediction in predictions]
+        numeric = [name for name in header if name not in {"path", "label", "error"}]
+        console.table(
+            "predictions",
+            header,
+            [[_short(row[name]) if name in numeric else row[name] for name in header] for row in rows],
+            numeric=numeric,
+        )
+    return failed
+
+
+def _short(value: str) -> str:
+    return f"{float(value):.3f}" if value else ""
+
+
+def _with_progress(predictor: Predictor, recordings: list[Path]) -> Iterator[Prediction]:
+    from crycli import console
+    from crycli.progress import Step
+
+    with console.progress() as on_step:
+        for done, prediction in enumerate(predictor.predict(recordings), start=1):
+            yield prediction
+            on_step(Step("predict", done, len(recordings), "recordings"))
+
+
+@command
+def export(
+    model: Model,
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="BUNDLE", help="The folder for the bundle.")],
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+    force: Force = False,
+) -> None:
+    """Export a classifier to ONNX; `predict` and `eval` work on the bundle, without torch."""
+    from crycli import console
+    from crycli.exporting import export_bundle
+
+    settings = _config(config, assignments)
+    with console.progress() as on_step:
+        made = export_bundle(model, output, settings, force=force, on_step=on_step)
+    if not console.is_quiet():
+        rows = [
+            ("model.onnx", f"{made.megabytes:.1f} MB"),
+            ("largest difference from the checkpoint, in any probability", f"{made.largest_difference:.1e}"),
+        ]
+        console.table(str(made.folder), ("", ""), rows)
+
+
+@command
+def demo(
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="The folder for all it makes.")] = Path(
+        "crycli-demo"
+    ),
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+    force: Force = False,
+) -> None:
+    """Run the whole job on cries that it synthesises, saying for each step the command that does the same."""
+    from crycli import console
+    from crycli.outputs import claim_folder
+    from crycli.synthesis import write_recordings
+
+    _config(config, assignments)  # a mistake shows before the work starts
+    claim_folder(output, force=force, owned=("recordings", "data", "run", "report", "bundle"))
+    console.note(
+        "Synthesising cries. They prove nothing about babies: this shows how the commands go together.", "bold"
+    )
+    with console.progress() as on_step:
+        write_recordings(output / "recordings", on_step=on_step)
+    common = [
+        *(["-c", str(config)] if config else []),
+        *(part for pair in assignments or () for part in ("--set", pair)),
+    ]
+    recordings, data, run, report, bundle = (
+        str(output / name) for name in ("recordings", "data", "run", "report", "bundle")
+    )
+    steps = [
+        ["prepare", recordings, "-o", data, "--set", r"data.group_by=baby-\d+"],
+        ["train", data, "-o", run, "--backbone", "mini", "--epochs", "8"],
+        ["eval", run, data, "-o", report],
+        ["export", run, "-o", bundle],
+        ["predict", str(output / "recordings" / "shrill"), "-m", bundle],
+    ]
+    for step in steps:
+        arguments = [*step, *common]
+        console.note(f"\n$ crycli {shlex.join(arguments)}", "bold")
+        code = app(arguments, standalone_mode=False)
+        if code:
+            raise typer.Exit(code)
+    console.note(
+        "\nThe synthetic labels differ by construction, so a high score here is no achievement, and it says nothing "
+        "about what can be told from a real baby's cry.",
+        "bold",
+    )
+
+
+@command
+def config(
+    file: ConfigFile = None,
+    assignments: Assignments = None,
+    schema: Annotated[bool, typer.Option("--schema", help="The JSON schema, for editors.")] = False,
+) -> None:
+    """Show the resolved configuration as YAML, or its JSON schema."""
+    from crycli import console
+    from crycli.config import to_schema, to_yaml
+
+    settings = _config(file, assignments)
+    console.result(to_schema() if schema else to_yaml(settings))
+
+
+def main() -> None:
+    """The entry point."""
+    app()

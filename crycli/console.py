@@ -1,0 +1,189 @@
+"""What a person sees: the one module that uses rich.
+
+Results go to standard output; progress, notes, warnings and errors to standard error. Where standard error is no
+terminal, progress is plain lines.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from crycli.progress import OnStep, Step, silent
+
+SECONDS_BETWEEN_LINES = 10.0
+SECONDS_WORTH_A_LINE = 1.0
+PIPE_WIDTH = 10_000  # columns: no table in a pipe is folded or cut
+
+_errors = Console(stderr=True, highlight=False, soft_wrap=True)
+_quiet = False
+
+_STYLES = {logging.WARNING: "yellow", logging.ERROR: "red"}
+
+
+class _StyledHandler(logging.Handler):
+    """Log records as lines on standard error, the level before warnings and errors."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        level = record.levelno
+        prefix = f"{record.levelname.lower()}: " if level != logging.INFO else ""
+        _errors.print(escape(f"{prefix}{record.getMessage()}"), style=_STYLES.get(level, ""))
+
+
+def setup(*, verbose: bool = False, quiet: bool = False) -> None:
+    """Choose what is shown: with `quiet` warnings, errors and results alone, with `verbose` more."""
+    global _quiet
+    _quiet = quiet
+    logger = logging.getLogger("crycli")
+    logger.handlers = [_StyledHandler()]
+    logger.propagate = False
+    logger.setLevel(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)
+
+
+def is_quiet() -> bool:
+    """Whether summaries are to be left out."""
+    return _quiet
+
+
+def error(message: str) -> None:
+    """One red line on standard error."""
+    _errors.print(escape(f"error: {' '.join(message.split())}"), style="red")
+
+
+def note(message: str, style: str = "") -> None:
+    """A line on standard error, unless quiet."""
+    if not _quiet:
+        _errors.print(escape(message), style=style)
+
+
+def result(text: str) -> None:
+    """Text on standard output as it is."""
+    sys.stdout.write(text if text.endswith("\n") else text + "\n")
+    sys.stdout.flush()
+
+
+def table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]], *, numeric: Sequence[str] = ()) -> None:
+    """A table on standard output: drawn on a terminal, plain aligned columns in a pipe.
+
+    Args:
+        title: a line above it.
+        header: column names.
+        rows: cells.
+        numeric: the columns that are aligned to the right.
+    """
+    terminal = sys.stdout.isatty()
+    console = Console(file=sys.stdout, highlight=False, width=None if terminal else PIPE_WIDTH)
+    drawn = Table(
+        title=escape(title),
+        title_justify="left",
+        title_style="bold",
+        box=_box() if terminal else None,
+        pad_edge=False,
+        header_style="bold",
+    )
+    for name in header:
+        drawn.add_column(escape(name), justify="right" if name in numeric else "left", overflow="fold")
+    for row in rows:
+        drawn.add_row(*map(escape, row))
+    console.print(drawn)
+
+
+def _box() -> object:
+    from rich import box
+
+    return box.SIMPLE_HEAD
+
+
+@contextmanager
+def progress() -> Iterator[OnStep]:
+    """Show progress while the block runs: bars on a terminal, plain lines elsewhere, nothing when quiet."""
+    if _quiet:
+        yield silent
+    elif _errors.is_terminal:
+        with _Bars() as bars:
+            yield bars.show
+    else:
+        yield _Lines().show
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:,.1f}/s" if speed < 100 else f"{speed:,.0f}/s", style="dim")
+
+
+class _Bars:
+    def __init__(self) -> None:
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[unit]}"),
+            _Rate(),
+            TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+            TextColumn("{task.fields[detail]}", style="dim"),
+            console=_errors,
+            transient=True,
+        )
+        self._tasks: dict[str, tuple[int, int]] = {}
+
+    def __enter__(self) -> _Bars:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._progress.stop()
+
+    def show(self, step: Step) -> None:
+        task, done = self._tasks.get(step.name, (None, 0))
+        if task is None or step.done < done:  # the step begins, or begins anew
+            if task is not None:
+                self._progress.remove_task(task)  # type: ignore[arg-type]
+            task = self._progress.add_task(step.name, total=step.total, unit=step.unit, detail="")
+        self._tasks[step.name] = (task, step.done)
+        self._progress.update(task, completed=step.done, total=step.total, detail=escape(step.detail))  # type: ignore[arg-type]
+
+
+class _Lines:
+    def __init__(self) -> None:
+        self._started: dict[str, float] = {}
+        self._shown: dict[str, float] = {}
+        self._done: dict[str, int] = {}
+
+    def show(self, step: Step) -> None:
+        now = time.monotonic()
+        if step.name not in self._started or step.done < self._done[step.name]:
+            self._started[step.name] = self._shown[step.name] = now
+        self._done[step.name] = step.done
+        elapsed = now - self._started[step.name]
+        finished = step.done == step.total
+        if (finished and elapsed > SECONDS_WORTH_A_LINE) or now - self._shown[step.name] > SECONDS_BETWEEN_LINES:
+            self._shown[step.name] = now
+            _errors.print(escape(_line(step, elapsed)))
+
+
+def _line(step: Step, seconds: float) -> str:
+    count = f"{step.done:,}/{step.total:,}" if step.total is not None else f"{step.done:,}"
+    parts = [f"{step.name}: {count} {step.unit}", f"{step.done / seconds:,.1f}/s"]
+    if step.total is not None and 0 < step.done < step.total:
+        parts.append(f"{seconds * (step.total - step.done) / step.done:,.0f} s left")
+    return ", ".join([*parts, step.detail] if step.detail else parts)

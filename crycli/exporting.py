@@ -1,0 +1,139 @@
+"""A trained classifier to an ONNX bundle that runs without torch, checked against the checkpoint."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from crycli import __version__
+from crycli.checkpoint import find_classifier, load_model
+from crycli.config import Config
+from crycli.errors import CheckpointError
+from crycli.inference import onnx_network, softmax, torch_network
+from crycli.outputs import claim_folder, refuse_existing, write_json
+from crycli.progress import OnStep, Step, silent
+
+BUNDLE_FILES = ("model.onnx", "labels.json", "preprocessor_config.json", "bundle.json")
+TOLERANCE = 1e-4  # in any probability
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Export:
+    """What `export_bundle` made.
+
+    Attributes:
+        folder: the bundle.
+        megabytes: of model.onnx.
+        largest_difference: in any probability, between checkpoint and bundle, over the clips of the check.
+    """
+
+    folder: Path
+    megabytes: float
+    largest_difference: float
+
+
+def export_bundle(
+    model: str, output: Path, config: Config | None = None, *, force: bool = False, on_step: OnStep = silent
+) -> Export:
+    """Write model.onnx, labels.json, preprocessor_config.json and bundle.json.
+
+    The ONNX graph takes input_values (batch, samples) float32, normalised and padded with zeros, and attention_mask
+    (batch, samples) int64, and gives logits (batch, labels).
+
+    Raises:
+        CheckpointError: `model` is no checkpoint, or the exported network answers differently.
+        OutputError: the output exists and `force` is false, or it cannot be written.
+    """
+    config = config or Config()
+    refuse_existing(output, force=force)
+    classifier = find_classifier(model, offline=config.offline)
+    if classifier.kind != "checkpoint":
+        raise CheckpointError(f"{model} is an exported bundle already: export from the run or its model folder")
+    claim_folder(output, force=force, owned=BUNDLE_FILES)
+    partial = output / ".partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        on_step(Step("export", 0, 2, "stages", "tracing the network"))
+        _trace(classifier.folder, partial / "model.onnx", config.export.opset)
+        on_step(Step("export", 1, 2, "stages", "comparing with the checkpoint"))
+        difference = _largest_difference(classifier.folder, partial / "model.onnx", classifier.sample_rate)
+        if difference > TOLERANCE:
+            raise CheckpointError(
+                f"the exported network's probabilities differ from the checkpoint's by {difference:.1e}, more than "
+                f"{TOLERANCE:.0e}: nothing was exported; try another export.opset"
+            )
+        write_json(partial / "labels.json", list(classifier.labels))
+        shutil.copyfile(classifier.folder / "preprocessor_config.json", partial / "preprocessor_config.json")
+        about = {
+            "crycli_version": __version__,
+            "window_seconds": classifier.window_seconds,
+            "opset": config.export.opset,
+            "largest_difference": difference,
+        }
+        write_json(partial / "bundle.json", about)
+        for name in BUNDLE_FILES:
+            (partial / name).replace(output / name)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    on_step(Step("export", 2, 2, "stages"))
+    return Export(output, (output / "model.onnx").stat().st_size / 1e6, difference)
+
+
+def _trace(folder: Path, file: Path, opset: int) -> None:
+    import torch
+
+    network = load_model(folder)
+
+    class Logits(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, input_values: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+            logits: torch.Tensor = self.network(input_values, attention_mask).logits
+            return logits
+
+    # The second clip is padded, so that the mask's path is traced.
+    mask = torch.ones(2, 16_000, dtype=torch.int64)
+    mask[1, 12_000:] = 0
+    values = torch.randn(2, 16_000, generator=torch.Generator().manual_seed(0)) * mask
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the tracer's, about shapes that stay dynamic: the check below decides
+        torch.onnx.export(
+            # Set to eval itself: the wrapper's own mode is what the exporter restores.
+            Logits().eval(),
+            (values, mask),
+            str(file),
+            input_names=["input_values", "attention_mask"],
+            output_names=["logits"],
+            dynamic_axes={
+                "input_values": {0: "batch", 1: "samples"},
+                "attention_mask": {0: "batch", 1: "samples"},
+                "logits": {0: "batch"},
+            },
+            opset_version=opset,
+            dynamo=False,
+        )
+
+
+def _largest_difference(folder: Path, file: Path, sample_rate: int) -> float:
+    """Over noise of several lengths, each alone and all in one padded batch."""
+    checkpoint, bundle = torch_network(folder, "cpu"), onnx_network(file)
+    generator = np.random.default_rng(0)
+    lengths = [round(seconds * sample_rate) for seconds in (0.5, 1.37, 3.0)]
+    values = np.zeros((len(lengths), max(lengths)), np.float32)
+    mask = np.zeros(values.shape, np.int64)
+    for row, length in enumerate(lengths):
+        values[row, :length] = generator.standard_normal(length)
+        mask[row, :length] = 1
+    batches = [(values, mask)]
+    batches += [(values[row : row + 1, :length], mask[row : row + 1, :length]) for row, length in enumerate(lengths)]
+    return max(float(np.abs(softmax(checkpoint(*batch)) - softmax(bundle(*batch))).max()) for batch in batches)

@@ -1,0 +1,212 @@
+"""A trained classifier at work. eval and predict both go through here, so a clip gets one answer everywhere.
+
+torch is imported only where a checkpoint is used; an exported bundle runs on onnxruntime alone.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from crycli import audio
+from crycli.checkpoint import Classifier, find_classifier, load_model
+from crycli.config import Config
+from crycli.errors import AudioError, CheckpointError, ConfigError, DataError
+from crycli.parallel import map_ordered
+from crycli.predictions import Prediction
+
+GPU_BATCH = 16
+
+Array = npt.NDArray[np.float32]
+Network = Callable[[Array, npt.NDArray[np.int64]], Array]
+"""(batch, samples) values and (batch, samples) mask to (batch, labels) logits."""
+
+
+@dataclass(frozen=True)
+class _Windows:
+    """A recording cut into what the network takes: normalised windows, each (samples,)."""
+
+    path: Path
+    seconds: float
+    windows: list[Array]
+    error: str = ""
+
+
+class Predictor:
+    """A classifier that answers for recordings.
+
+    Attributes:
+        classifier: what it is.
+        batch_size: windows in one forward pass.
+    """
+
+    def __init__(self, classifier: Classifier, network: Network, batch_size: int, workers: int = 0) -> None:
+        self.classifier = classifier
+        self.batch_size = batch_size
+        self._network = network
+        self._workers = workers
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The label names, in the order of the probabilities."""
+        return self.classifier.labels
+
+    def predict(self, paths: Iterable[Path]) -> Iterator[Prediction]:
+        """Classify recordings, in order, as they are read; one that cannot be read yields its error.
+
+        A recording longer than the classifier's window is cut into windows of that length, and its probabilities
+        are the mean over them.
+        """
+        waiting: deque[tuple[_Windows, list[Array]]] = deque()
+        batch: list[tuple[Array, list[Array]]] = []
+        for recording in map_ordered(self._cut, paths, self._workers):
+            probabilities: list[Array] = []
+            waiting.append((recording, probabilities))
+            for window in recording.windows:
+                batch.append((window, probabilities))
+                if len(batch) == self.batch_size:
+                    self._classify(batch)
+                    batch.clear()
+            while waiting and len(waiting[0][1]) == len(waiting[0][0].windows):
+                yield self._answer(*waiting.popleft())
+        if batch:
+            self._classify(batch)
+        while waiting:
+            yield self._answer(*waiting.popleft())
+
+    def _cut(self, path: Path) -> _Windows:
+        rate = self.classifier.sample_rate
+        try:
+            samples = audio.load(path, rate)
+        except AudioError as error:
+            return _Windows(path, 0.0, [], str(error))
+        bounds = audio.window_bounds(len(samples), round(self.classifier.window_seconds * rate))
+        windows = [samples[first:last] for first, last in bounds]
+        if self.classifier.normalise:
+            windows = [audio.normalise(window) for window in windows]
+        return _Windows(path, len(samples) / rate, windows)
+
+    def _classify(self, batch: list[tuple[Array, list[Array]]]) -> None:
+        """Append to each window's list its probabilities, (labels,)."""
+        longest = max(len(window) for window, _ in batch)
+        values = np.zeros((len(batch), longest), np.float32)
+        mask = np.zeros((len(batch), longest), np.int64)
+        for row, (window, _) in enumerate(batch):
+            values[row, : len(window)] = window
+            mask[row, : len(window)] = 1
+        for row, (_, probabilities) in zip(softmax(self._network(values, mask)), batch, strict=True):
+            probabilities.append(row)
+
+    def _answer(self, recording: _Windows, probabilities: list[Array]) -> Prediction:
+        if recording.error:
+            return Prediction(recording.path, error=recording.error)
+        mean = np.mean(probabilities, axis=0)
+        best = int(mean.argmax())
+        return Prediction(
+            path=recording.path,
+            start=0.0,
+            end=recording.seconds,
+            label=self.labels[best],
+            confidence=float(mean[best]),
+            probabilities=tuple(float(value) for value in mean),
+        )
+
+
+def find_inputs(paths: Iterable[Path]) -> list[Path]:
+    """The recordings that are meant: files as they are, whatever they are called, and the recordings below folders.
+
+    Raises:
+        DataError: a path does not exist, or a folder holds no recordings.
+    """
+    recordings: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            below = list(audio.find_recordings(path))
+            if not below:
+                raise DataError(f"no recordings in {path}: looked for {', '.join(sorted(audio.SUFFIXES))}")
+            recordings += below
+        elif path.exists():
+            recordings.append(path)
+        else:
+            raise DataError(f"no such file or folder: {path}")
+    return recordings
+
+
+def softmax(logits: Array) -> Array:
+    """(batch, labels) logits to probabilities that sum to 1 in each row."""
+    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    return np.asarray(shifted / shifted.sum(axis=1, keepdims=True), dtype=np.float64)
+
+
+def load_predictor(name: str, config: Config | None = None) -> Predictor:
+    """A predictor from a run, a model folder, an exported bundle or a hub name.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+        ConfigError: the configured device is not there.
+    """
+    config = config or Config()
+    classifier = find_classifier(name, offline=config.offline)
+    if classifier.kind == "bundle":
+        network, on_gpu = onnx_network(classifier.folder / "model.onnx"), False
+    else:
+        device = pick_device(config.device)
+        network, on_gpu = torch_network(classifier.folder, device), device != "cpu"
+    size = config.predict.batch_size
+    if size == "auto":
+        size = GPU_BATCH if on_gpu else 1
+    return Predictor(classifier, network, size, config.workers)
+
+
+def pick_device(wanted: str) -> str:
+    """The torch device for a setting: "auto" takes a GPU where there is one.
+
+    Raises:
+        ConfigError: a device is asked for that is not there.
+    """
+    import torch
+
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if wanted == "auto":
+        return next(device for device in ("cuda", "mps", "cpu") if there[device])
+    if not there[wanted]:
+        raise ConfigError(f"device: {wanted} is not available here: use auto or cpu")
+    return wanted
+
+
+def torch_network(folder: Path, device: str) -> Network:
+    """The network of a model folder, in float32."""
+    import torch
+
+    model: Any = load_model(folder)
+    model.to(device)
+
+    def run(values: Array, mask: npt.NDArray[np.int64]) -> Array:
+        with torch.inference_mode():
+            output: Any = model(torch.from_numpy(values).to(device), torch.from_numpy(mask).to(device))
+        return np.asarray(output.logits.float().cpu().numpy())
+
+    return run
+
+
+def onnx_network(file: Path) -> Network:
+    """The network of an exported bundle, on the CPU."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors only
+    try:
+        session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions share no base of their own
+        raise CheckpointError(f"cannot load {file}: {str(error).splitlines()[0]}") from None
+
+    def run(values: Array, mask: npt.NDArray[np.int64]) -> Array:
+        return np.asarray(session.run(["logits"], {"input_values": values, "attention_mask": mask})[0])
+
+    return run

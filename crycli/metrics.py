@@ -1,0 +1,148 @@
+"""Labels and probabilities to scores: numpy and scikit-learn alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Labels = npt.NDArray[np.int64]
+"""(clips,) indices into the label list."""
+
+Probabilities = npt.NDArray[np.float64]
+"""(clips, labels), each row summing to 1."""
+
+
+@dataclass(frozen=True)
+class LabelScores:
+    """How one label was found.
+
+    Attributes:
+        support: clips that truly bear the label.
+        precision: share of the clips so called that bear it; None where none was so called.
+        recall: share of the clips bearing it that were so called; None where none bears it.
+        f1: their harmonic mean, 0 where nothing was found; None where no clip bears it.
+        auc: area under the ROC curve against the rest; None without clips on both sides.
+    """
+
+    support: int
+    precision: float | None
+    recall: float | None
+    f1: float | None
+    auc: float | None
+
+
+@dataclass(frozen=True)
+class Report:
+    """The scores of a classifier on a set of clips. Labels that no clip bears do not enter the means.
+
+    Attributes:
+        clips: scored clips.
+        groups: distinct groups among them.
+        accuracy: share of right answers.
+        balanced_accuracy: mean recall over the labels (UAR).
+        macro_f1: mean F1 over the labels.
+        weighted_f1: mean F1 weighted by support.
+        macro_auc: mean one-against-rest AUC; None where one label alone is borne.
+        log_loss: mean negative log probability of the true label, in nats.
+        chance_balanced_accuracy: the balanced accuracy of any answer that ignores the recording.
+        commonest_label: the label most clips bear.
+        commonest_accuracy: the accuracy of always answering it.
+        labels: the scores of each label.
+        confusion: (labels, labels) counts, rows true, columns predicted.
+    """
+
+    clips: int
+    groups: int
+    accuracy: float
+    balanced_accuracy: float
+    macro_f1: float
+    weighted_f1: float
+    macro_auc: float | None
+    log_loss: float
+    chance_balanced_accuracy: float
+    commonest_label: str
+    commonest_accuracy: float
+    labels: dict[str, LabelScores]
+    confusion: tuple[tuple[int, ...], ...]
+
+
+def score(
+    names: Sequence[str], truth: Labels, probabilities: Probabilities, groups: Sequence[str] | None = None
+) -> Report:
+    """Score predictions.
+
+    Args:
+        names: label names, in the order of the probabilities.
+        truth: (clips,) true labels; at least one.
+        probabilities: (clips, labels).
+        groups: the clips' groups; each clip is one by itself where None.
+    """
+    from sklearn.metrics import confusion_matrix
+
+    predicted = probabilities.argmax(axis=1)
+    confusion = confusion_matrix(truth, predicted, labels=np.arange(len(names)))
+    support = confusion.sum(axis=1)
+    called = confusion.sum(axis=0)
+    hits = confusion.diagonal()
+    labels = {
+        name: LabelScores(
+            support=int(support[index]),
+            precision=_ratio(hits[index], called[index]),
+            recall=_ratio(hits[index], support[index]),
+            f1=_ratio(2 * hits[index], support[index] + called[index]) if support[index] else None,
+            auc=_auc(truth == index, probabilities[:, index]),
+        )
+        for index, name in enumerate(names)
+    }
+    borne = [labels[name] for name in names if labels[name].support]
+    f1 = np.array([entry.f1 or 0.0 for entry in borne])
+    aucs = [entry.auc for entry in borne if entry.auc is not None]
+    of_truth = probabilities[np.arange(len(truth)), truth]
+    return Report(
+        clips=len(truth),
+        groups=len(truth) if groups is None else len(set(groups)),
+        accuracy=float(hits.sum() / len(truth)),
+        balanced_accuracy=float(np.mean([entry.recall or 0.0 for entry in borne])),
+        macro_f1=float(f1.mean()),
+        weighted_f1=float(np.average(f1, weights=[entry.support for entry in borne])),
+        macro_auc=float(np.mean(aucs)) if aucs else None,
+        log_loss=float(-np.log(np.clip(of_truth, np.finfo(np.float64).tiny, None)).mean()),
+        chance_balanced_accuracy=1.0 / len(borne),
+        commonest_label=names[int(support.argmax())],
+        commonest_accuracy=float(support.max() / len(truth)),
+        labels=labels,
+        confusion=tuple(tuple(int(count) for count in row) for row in confusion),
+    )
+
+
+def _ratio(part: float, whole: float) -> float | None:
+    return float(part / whole) if whole else None
+
+
+def _auc(positive: npt.NDArray[np.bool_], scores: npt.NDArray[np.float64]) -> float | None:
+    from sklearn.metrics import roc_auc_score
+
+    if positive.all() or not positive.any():
+        return None
+    return float(roc_auc_score(positive, scores))
+
+
+def remark(report: Report) -> str:
+    """One plain sentence on what the scores are worth next to answers that ignore the recording."""
+    answered = [
+        name for name, column in zip(report.labels, zip(*report.confusion, strict=True), strict=True) if any(column)
+    ]
+    borne = sum(1 for entry in report.labels.values() if entry.support)
+    if len(answered) == 1 and borne > 1:
+        return f"The model answers {answered[0]!r} to every clip: it has learnt nothing that this part can show."
+    if borne == 1:
+        return f"Every clip here is {report.commonest_label!r}: this part cannot show whether labels are told apart."
+    if report.balanced_accuracy <= report.chance_balanced_accuracy:
+        return "Balanced accuracy is no better than chance: nothing shows that the model can tell the labels apart."
+    return (
+        f"Balanced accuracy is {report.balanced_accuracy:.3f} where chance gives "
+        f"{report.chance_balanced_accuracy:.3f}; {report.clips} clips of {report.groups} groups are what this rests on."
+    )

@@ -1,0 +1,81 @@
+"""The answer for a recording, and how answers are written."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+COLUMNS = ("path", "start", "end", "label", "confidence", "error")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer for one recording.
+
+    Attributes:
+        path: the recording.
+        start: seconds, where the answer begins to apply; None where the recording could not be read.
+        end: seconds, where it ends; None where the recording could not be read.
+        label: the likeliest label; empty where the recording could not be read.
+        confidence: the probability of `label`; None where the recording could not be read.
+        probabilities: one for each of the classifier's labels, summing to 1; empty where there is no answer.
+        error: why there is no answer; empty where there is one.
+    """
+
+    path: Path
+    start: float | None = None
+    end: float | None = None
+    label: str = ""
+    confidence: float | None = None
+    probabilities: tuple[float, ...] = ()
+    error: str = ""
+
+
+def columns(labels: Sequence[str]) -> list[str]:
+    """The column names: the fixed ones, and p_LABEL for each label."""
+    return [*COLUMNS, *(f"p_{label}" for label in labels)]
+
+
+def to_row(prediction: Prediction, labels: Sequence[str]) -> dict[str, str]:
+    """A prediction as text: seconds to the millisecond, probabilities to six places, empty where there is no answer."""
+    row = {
+        "path": str(prediction.path).encode("utf-8", "backslashreplace").decode(),
+        "start": _format(prediction.start, 3),
+        "end": _format(prediction.end, 3),
+        "label": prediction.label,
+        "confidence": _format(prediction.confidence, 6),
+        "error": prediction.error,
+    }
+    probabilities = prediction.probabilities or [None] * len(labels)
+    row.update({f"p_{label}": _format(value, 6) for label, value in zip(labels, probabilities, strict=True)})
+    return row
+
+
+def _format(value: float | None, places: int) -> str:
+    return "" if value is None else f"{value:.{places}f}"
+
+
+class RowWriter:
+    """Writes predictions to a stream as they come, each row flushed, as "csv" or "jsonl"."""
+
+    def __init__(self, stream: TextIO, labels: Sequence[str], form: str) -> None:
+        self._stream = stream
+        self._labels = labels
+        self._csv = csv.DictWriter(stream, columns(labels), lineterminator="\n") if form == "csv" else None
+        if self._csv is not None:
+            self._csv.writeheader()
+
+    def write(self, prediction: Prediction) -> None:
+        """Write one row."""
+        row = to_row(prediction, self._labels)
+        if self._csv is not None:
+            self._csv.writerow(row)
+        else:
+            numeric = {"start", "end", "confidence", *(f"p_{label}" for label in self._labels)}
+            values = {key: (float(text) if text else None) if key in numeric else text for key, text in row.items()}
+            self._stream.write(json.dumps(values, ensure_ascii=False) + "\n")
+        self._stream.flush()
