@@ -8,7 +8,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from crycli.predictions import Prediction
 
 FAILED, INCOMPLETE, INTERRUPTED, BROKEN_PIPE = 1, 3, 130, 141
+
+DEMO_FOLDERS = ("recordings", "data", "run", "report", "bundle")
 
 MACHINE_ERRORS = {
     errno.ENOSPC: "the disk is full: make room and run the command again",
@@ -132,7 +134,7 @@ def _config(file: Path | None, assignments: list[str] | None, **flags: object) -
 
 @command
 def prepare(
-    roots: Annotated[list[Path], typer.Argument(help="Folders of recordings, a subfolder a label.", metavar="ROOT...")],
+    roots: Annotated[list[Path], typer.Argument(help="Folders of recordings, a subfolder a label.", metavar="ROOT")],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="DATA", help="The folder for the CSVs.")],
     config: ConfigFile = None,
     assignments: Assignments = None,
@@ -175,8 +177,10 @@ def train(
     assignments: Assignments = None,
     force: Force = False,
 ) -> None:
-    """Fine-tune a classifier."""
+    """Fine-tune a classifier. The defaults are those that `crycli config` shows."""
     from crycli import console
+    from crycli.checkpoint import locate_backbone
+    from crycli.outputs import refuse_existing
 
     if resume and config is None and (output / "config.yaml").is_file():
         config = output / "config.yaml"
@@ -190,6 +194,9 @@ def train(
         model__backbone=backbone,
         model__pooling=pooling,
     )
+    if not resume:
+        refuse_existing(output, force=force)
+    locate_backbone(settings)  # what can fail at once does so before the seconds that the next import takes
     console.note("loading the training library ...")
     from crycli import training
 
@@ -249,7 +256,7 @@ def eval(  # noqa: A001 - the command's name
 
 @command
 def predict(
-    paths: Annotated[list[Path], typer.Argument(help="Recordings, or folders of them.", metavar="PATH...")],
+    paths: Annotated[list[Path], typer.Argument(help="Recordings, or folders of them.", metavar="PATH")],
     model: Annotated[
         str, typer.Option("-m", "--model", metavar="MODEL", help="A run, its model folder, a bundle or a hub name.")
     ],
@@ -262,7 +269,7 @@ def predict(
     """Classify recordings: a table on a terminal, CSV in a pipe."""
     from crycli import console
     from crycli.inference import find_inputs, load_predictor
-    from crycli.outputs import refuse_existing
+    from crycli.outputs import open_output, refuse_existing
 
     settings = _config(config, assignments, predict__format=form)
     chosen = settings.predict.format
@@ -277,22 +284,13 @@ def predict(
     if chosen == "table":
         failed = _predict_table(predictor, recordings)
     else:
-        with _open(output) as stream:
+        with open_output(output) if output is not None else nullcontext(sys.stdout) as stream:
             failed = _predict_rows(predictor, recordings, stream, chosen)
     if output is not None:
         console.note(f"{len(recordings):,} recordings: {output}")
     if failed:
         console.note(f"{failed:,} of {len(recordings):,} recordings could not be read: see the column error.", "yellow")
         raise typer.Exit(INCOMPLETE)
-
-
-@contextmanager
-def _open(output: Path | None) -> Iterator[TextIO]:
-    if output is None:
-        yield sys.stdout
-        return
-    with output.open("w", encoding="utf-8", newline="") as stream:
-        yield stream
 
 
 def _predict_rows(predictor: Predictor, recordings: list[Path], stream: TextIO, form: Literal["csv", "jsonl"]) -> int:
@@ -378,36 +376,36 @@ def demo(
 ) -> None:
     """Run the whole job on cries that it synthesises, saying for each step the command that does the same."""
     from crycli import console
+    from crycli.manifest import read_manifest
     from crycli.outputs import claim_folder
     from crycli.synthesis import write_recordings
 
     _config(config, assignments)  # a mistake shows before the work starts
-    claim_folder(output, force=force, owned=("recordings", "data", "run", "report", "bundle"))
+    claim_folder(output, force=force, owned=DEMO_FOLDERS)
     console.note(
         "Synthesising cries. They prove nothing about babies: this shows how the commands go together.", "bold"
     )
     with console.progress() as on_step:
-        write_recordings(output / "recordings", on_step=on_step)
-    common = [
-        *(["-c", str(config)] if config else []),
-        *(part for pair in assignments or () for part in ("--set", pair)),
-    ]
-    recordings, data, run, report, bundle = (
-        str(output / name) for name in ("recordings", "data", "run", "report", "bundle")
-    )
-    steps = [
-        ["prepare", recordings, "-o", data, "--set", r"data.group_by=baby-\d+"],
-        ["train", data, "-o", run, "--backbone", "mini", "--epochs", "8"],
-        ["eval", run, data, "-o", report],
-        ["export", run, "-o", bundle],
-        ["predict", str(output / "recordings" / "shrill"), "-m", bundle],
-    ]
-    for step in steps:
-        arguments = [*step, *common]
-        console.note(f"\n$ crycli {shlex.join(arguments)}", "bold")
-        code = app(arguments, standalone_mode=False)
+        count = write_recordings(output / "recordings", on_step=on_step)
+    common = [*(["-c", str(config)] if config else [])]
+    common += [part for assignment in assignments or () for part in ("--set", assignment)]
+    recordings, data, run, report, bundle = (str(output / name) for name in DEMO_FOLDERS)
+    console.note(f"{count} recordings are in {recordings}.")
+
+    def step(*arguments: str) -> None:
+        console.note(f"\n$ crycli {shlex.join([*arguments, *common])}", "bold")
+        code = app([*arguments, *common], standalone_mode=False)
         if code:
             raise typer.Exit(code)
+
+    # Each synthetic baby has clips of every label; the expression keeps a baby on one side of the split.
+    step("prepare", recordings, "-o", data, "--set", r"data.group_by=baby-\d+")
+    step("train", data, "-o", run, "--backbone", "mini", "--epochs", "8")
+    step("eval", run, data, "-o", report)
+    unheard = {clip.label: os.path.relpath(clip.path) for clip in read_manifest(Path(data) / "test.csv")}
+    step("predict", *unheard.values(), "-m", run)
+    step("export", run, "-o", bundle)
+    step("predict", *unheard.values(), "-m", bundle)
     console.note(
         "\nThe synthetic labels differ by construction, so a high score here is no achievement, and it says nothing "
         "about what can be told from a real baby's cry.",

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
@@ -92,24 +93,17 @@ def table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]], *, n
     terminal = sys.stdout.isatty()
     console = Console(file=sys.stdout, highlight=False, width=None if terminal else PIPE_WIDTH)
     drawn = Table(
-        title=escape(title),
-        title_justify="left",
-        title_style="bold",
-        box=_box() if terminal else None,
+        box=SIMPLE_HEAD if terminal else None,
         pad_edge=False,
         header_style="bold",
+        show_header=any(header),
     )
+    console.print(escape(title), style="bold")
     for name in header:
         drawn.add_column(escape(name), justify="right" if name in numeric else "left", overflow="fold")
     for row in rows:
         drawn.add_row(*map(escape, row))
     console.print(drawn)
-
-
-def _box() -> object:
-    from rich import box
-
-    return box.SIMPLE_HEAD
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -121,7 +122,7 @@ def _write(
     write_bytes(output / "confusion_matrix.png", draw_confusion(evaluation.report))
 
 
-def summary_rows(report: Report) -> list[tuple[str, str, str]]:
+def summary_rows(report: Report) -> list[tuple[str, ...]]:
     """The overall scores: name, value, and what it is to be held against."""
     return [
         (
@@ -137,7 +138,7 @@ def summary_rows(report: Report) -> list[tuple[str, str, str]]:
     ]
 
 
-def label_rows(report: Report) -> list[tuple[str, str, str, str, str, str]]:
+def label_rows(report: Report) -> list[tuple[str, ...]]:
     """The scores of each label: name, clips, precision, recall, F1, AUC."""
     return [
         (name, str(entry.support), *map(number, (entry.precision, entry.recall, entry.f1, entry.auc)))
@@ -179,7 +180,7 @@ def to_markdown(evaluation: Evaluation, model: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _markdown_table(header: tuple[str, ...], rows: list[tuple[str, ...]] | list[tuple[str, str, str]]) -> list[str]:
+def _markdown_table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
     escaped = [[cell.replace("|", "\\|") for cell in row] for row in (header, *rows)]
     return [
         f"| {' | '.join(escaped[0])} |",
@@ -190,10 +191,7 @@ def _markdown_table(header: tuple[str, ...], rows: list[tuple[str, ...]] | list[
 
 def draw_confusion(report: Report) -> bytes:
     """The confusion matrix as PNG: counts, coloured by the share of the true label's clips."""
-    import io
-
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure  # without pyplot, which would look for a display
 
     counts = np.array(report.confusion)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -213,5 +211,5 @@ def draw_confusion(report: Report) -> bytes:
         )
     figure.colorbar(image, label="share of the true label's clips", fraction=0.046)
     buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)
+    figure.savefig(buffer, format="png")
     return buffer.getvalue()

@@ -24,6 +24,7 @@ from crycli.predictions import Prediction
 GPU_BATCH = 16
 
 Array = npt.NDArray[np.float32]
+Probabilities = npt.NDArray[np.float64]
 Network = Callable[[Array, npt.NDArray[np.int64]], Array]
 """(batch, samples) values and (batch, samples) mask to (batch, labels) logits."""
 
@@ -63,10 +64,10 @@ class Predictor:
         A recording longer than the classifier's window is cut into windows of that length, and its probabilities
         are the mean over them.
         """
-        waiting: deque[tuple[_Windows, list[Array]]] = deque()
-        batch: list[tuple[Array, list[Array]]] = []
+        waiting: deque[tuple[_Windows, list[Probabilities]]] = deque()
+        batch: list[tuple[Array, list[Probabilities]]] = []
         for recording in map_ordered(self._cut, paths, self._workers):
-            probabilities: list[Array] = []
+            probabilities: list[Probabilities] = []
             waiting.append((recording, probabilities))
             for window in recording.windows:
                 batch.append((window, probabilities))
@@ -92,7 +93,7 @@ class Predictor:
             windows = [audio.normalise(window) for window in windows]
         return _Windows(path, len(samples) / rate, windows)
 
-    def _classify(self, batch: list[tuple[Array, list[Array]]]) -> None:
+    def _classify(self, batch: list[tuple[Array, list[Probabilities]]]) -> None:
         """Append to each window's list its probabilities, (labels,)."""
         longest = max(len(window) for window, _ in batch)
         values = np.zeros((len(batch), longest), np.float32)
@@ -103,7 +104,7 @@ class Predictor:
         for row, (_, probabilities) in zip(softmax(self._network(values, mask)), batch, strict=True):
             probabilities.append(row)
 
-    def _answer(self, recording: _Windows, probabilities: list[Array]) -> Prediction:
+    def _answer(self, recording: _Windows, probabilities: list[Probabilities]) -> Prediction:
         if recording.error:
             return Prediction(recording.path, error=recording.error)
         mean = np.mean(probabilities, axis=0)
@@ -138,7 +139,7 @@ def find_inputs(paths: Iterable[Path]) -> list[Path]:
     return recordings
 
 
-def softmax(logits: Array) -> Array:
+def softmax(logits: Array) -> Probabilities:
     """(batch, labels) logits to probabilities that sum to 1 in each row."""
     shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
     return np.asarray(shifted / shifted.sum(axis=1, keepdims=True), dtype=np.float64)

@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from crycli.errors import OutputError
 
@@ -56,6 +56,14 @@ def make_folder(path: Path) -> None:
         raise OutputError(f"cannot create {path}: {error.strerror}: name an output that can be written") from error
     if not os.access(path, os.W_OK | os.X_OK):
         raise OutputError(f"cannot write to {path}: permission denied: name another output")
+
+
+def open_output(path: Path) -> TextIO:
+    """Open a file for rows that are written as they come."""
+    try:
+        return path.open("w", encoding="utf-8", newline="")
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror}: name another output") from error
 
 
 def write_text(path: Path, text: str) -> None:
