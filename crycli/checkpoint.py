@@ -48,7 +48,7 @@ OWN_TYPE = "crycli_wav2vec2"
 BACKBONE_TYPES = ("wav2vec2", OWN_TYPE)
 HEAD = "classifier."  # the prefix of the head's weights
 HUB_NAME = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
-HUB_SECONDS = 4.0  # without a network the libraries' own retries take 23 s
+HUB_SECONDS = 3.5  # without a network the libraries' own retries take 23 s
 
 logger = logging.getLogger(__name__)
 

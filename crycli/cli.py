@@ -36,6 +36,9 @@ MACHINE_ERRORS = {
     errno.EMFILE: "too many open files: raise the limit (ulimit -n) or lower `workers`",
 }
 
+FULL_DISK_SIGNS = ("No space left on device", "PytorchStreamWriter failed", "iostream error", "unexpected pos")
+"""How safetensors and torch.save report a full disk."""
+
 app = typer.Typer(
     name="crycli",
     help="From folders of infant-cry recordings to a classifier that is evaluated honestly.",
@@ -99,7 +102,7 @@ def machine_error(error: BaseException) -> str | None:
             where = f"{cause.filename}: " if cause.filename else ""
             return where + MACHINE_ERRORS[cause.errno]
         text = str(cause)
-        if "No space left on device" in text or "PytorchStreamWriter failed" in text:
+        if any(sign in text for sign in FULL_DISK_SIGNS):
             return MACHINE_ERRORS[errno.ENOSPC]
         cause = cause.__cause__ or cause.__context__
     return None
@@ -200,8 +203,12 @@ def train(
     console.note("loading the training library ...")
     from crycli import training
 
-    with console.progress() as on_step:
-        trainer = training.train(data, output, settings, resume=resume, force=force, on_step=on_step)
+    try:
+        with console.progress() as on_step:
+            trainer = training.train(data, output, settings, resume=resume, force=force, on_step=on_step)
+    except KeyboardInterrupt:
+        console.note(f"`crycli train {data} -o {output} --resume` goes on from the last whole epoch.")
+        raise
     rows = training.history(trainer.state)
     best = next(row for row in rows if row["step"] == trainer.state.best_global_step)
     if not console.is_quiet():
@@ -308,28 +315,26 @@ def _predict_rows(predictor: Predictor, recordings: list[Path], stream: TextIO, 
 def _predict_table(predictor: Predictor, recordings: list[Path]) -> int:
     """Draw the answers as a table, also those before an interruption; returns how many could not be read."""
     from crycli import console
-    from crycli.predictions import columns, to_row
 
     predictions: list[Prediction] = []
     try:
         predictions.extend(_with_progress(predictor, recordings))
     finally:
-        failed = sum(1 for prediction in predictions if prediction.error)
-        hidden = {"start", *(() if failed else ("error",))}
-        header = [name for name in columns(predictor.labels) if name not in hidden]
-        rows = [to_row(prediction, predictor.labels) for prediction in predictions]
-        numeric = [name for name in header if name not in {"path", "label", "error"}]
+        rows = [_table_row(prediction, predictor.labels) for prediction in predictions]
         console.table(
-            "predictions",
-            header,
-            [[_short(row[name]) if name in numeric else row[name] for name in header] for row in rows],
-            numeric=numeric,
+            "predictions", ("path", "seconds", "label", "confidence", "next"), rows, numeric=("seconds", "confidence")
         )
-    return failed
+    return sum(1 for prediction in predictions if prediction.error)
 
 
-def _short(value: str) -> str:
-    return f"{float(value):.3f}" if value else ""
+def _table_row(prediction: Prediction, labels: tuple[str, ...]) -> tuple[str, str, str, str, str]:
+    """What fits on a terminal: the answer and the runner-up. CSV has every probability."""
+    path = str(prediction.path).encode("utf-8", "backslashreplace").decode()
+    if prediction.end is None or prediction.confidence is None:
+        return path, "", f"error: {prediction.error}", "", ""
+    second = sorted(zip(prediction.probabilities, labels, strict=True), reverse=True)[1:2]
+    following = "".join(f"{label} {probability:.3f}" for probability, label in second)
+    return path, f"{prediction.end:.1f}", prediction.label, f"{prediction.confidence:.3f}", following
 
 
 def _with_progress(predictor: Predictor, recordings: list[Path]) -> Iterator[Prediction]:

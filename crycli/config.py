@@ -191,7 +191,7 @@ def load_config(
         key, equals, text = assignment.partition("=")
         if not equals or not key.strip():
             raise ConfigError(f"--set {assignment}: write it as --set train.epochs=3")
-        _put(values, key.strip(), _parse_yaml(text, f"--set {key.strip()}"))
+        _put(values, key.strip(), _parse_scalar(text))
     for key, value in (flags or {}).items():
         if value is not None:
             _put(values, key, value)
@@ -226,6 +226,15 @@ def _parse_yaml(text: str, where: str) -> Any:
         raise ConfigError(f"{where}{line}: not valid YAML: {error.problem}") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{where}: not valid YAML: {str(error).splitlines()[0]}") from None
+
+
+def _parse_scalar(text: str) -> object:
+    """A value as YAML reads it; as it stands where it would be a list or no YAML, such as the expression [a-z]+."""
+    try:
+        value = yaml.load(text, _Loader)
+    except yaml.YAMLError:
+        return text
+    return text if isinstance(value, list | dict) else value
 
 
 def _put(values: dict[str, Any], path: str, value: object) -> None:

@@ -5,6 +5,7 @@ torch is imported only where a checkpoint is used; an exported bundle runs on on
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from crycli.parallel import map_ordered
 from crycli.predictions import Prediction
 
 GPU_BATCH = 16
+
+logger = logging.getLogger(__name__)
 
 Array = npt.NDArray[np.float32]
 Probabilities = npt.NDArray[np.float64]
@@ -157,6 +160,7 @@ def load_predictor(name: str, config: Config | None = None) -> Predictor:
     if classifier.kind == "bundle":
         network, on_gpu = onnx_network(classifier.folder / "model.onnx"), False
     else:
+        logger.info("loading %s ...", classifier.folder)  # torch takes seconds
         device = pick_device(config.device)
         network, on_gpu = torch_network(classifier.folder, device), device != "cpu"
     size = config.predict.batch_size
