@@ -28,7 +28,10 @@ SUFFIXES = frozenset(
     ".aifc .au .snd .wma .w64 .rf64 .mp2".split()
 )
 
-MPEG_SUFFIXES = frozenset({".mp3", ".mp2"})  # libsndfile's decoder prints to standard error about damaged ones
+SOUNDFILE_MAGIC = (b"RIFF", b"RIFX", b"RF64", b"riff", b"FORM", b"fLaC", b"OggS", b".snd", b"dns.", b"caff")
+"""First bytes of the files that libsndfile is given. MPEG is not among them, because its decoder prints to standard
+error about damaged files; nor is what libsndfile would take for raw samples by its suffix."""
+LOWEST_RATE, HIGHEST_RATE = 1_000, 768_000  # Hz; what a damaged header says beyond them would fill the memory
 PLAYLISTS = frozenset({"concat", "hls", "dash", "imf"})  # FFmpeg formats that point to other files
 
 logger = logging.getLogger(__name__)
@@ -59,7 +62,11 @@ class Recording:
 
 def find_recordings(root: Path) -> Iterator[Path]:
     """The files below a folder that have an audio suffix, in upper or lower case, sorted; hidden ones are skipped."""
-    for folder, subfolders, names in os.walk(root):
+
+    def report(error: OSError) -> None:
+        logger.warning("skipped the folder %s: %s", error.filename, error.strerror)
+
+    for folder, subfolders, names in os.walk(root, onerror=report):
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         for name in sorted(names):
             if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES:
@@ -78,7 +85,9 @@ def decode(path: Path) -> Recording:
         raise AudioError("permission denied")
     if path.stat().st_size == 0:
         raise AudioError("empty file")
-    recording = None if path.suffix.lower() in MPEG_SUFFIXES else _decode_with_soundfile(path)
+    with path.open("rb") as file:
+        magic = file.read(4)
+    recording = _decode_with_soundfile(path) if magic in SOUNDFILE_MAGIC else None
     if recording is None:
         with _av_lock:
             recording = _decode_with_av(path)
@@ -96,6 +105,7 @@ def _decode_with_soundfile(path: Path) -> Recording | None:
     try:
         with soundfile.SoundFile(os.fspath(path)) as file:
             rate = int(file.samplerate)
+            _check_rate(rate)
             # In blocks: many channels of a long recording never stand in memory together.
             pieces = file.blocks(BLOCK_SECONDS * rate, dtype="float32", always_2d=True)  # each (frames, channels)
             blocks = [piece.mean(axis=1) for piece in pieces]
@@ -124,7 +134,9 @@ def _decode_with_av(path: Path) -> Recording:
             resampler = av.AudioResampler(format="fltp", frame_size=65_536)
             try:
                 for frame in container.decode(container.streams.audio[0]):
-                    rate = rate or frame.sample_rate
+                    if not rate:
+                        rate = frame.sample_rate
+                        _check_rate(rate)
                     blocks += [part.to_ndarray().mean(axis=0) for part in resampler.resample(frame)]
             except (av.FFmpegError, ValueError):
                 cut_short = True
@@ -135,6 +147,11 @@ def _decode_with_av(path: Path) -> Recording:
     if not blocks:
         raise AudioError("damaged: nothing in it can be decoded" if cut_short else "no samples in it")
     return Recording(np.concatenate(blocks).astype(np.float32), rate, cut_short)
+
+
+def _check_rate(rate: int) -> None:
+    if not LOWEST_RATE <= rate <= HIGHEST_RATE:
+        raise AudioError(f"damaged: its header gives a sample rate of {rate:,} Hz")
 
 
 def _reason(error: Exception) -> str:

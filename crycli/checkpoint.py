@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import re
 import shutil
 import threading
@@ -16,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from crycli import __version__
-from crycli.audio import SAMPLE_RATE
-from crycli.config import Config
+from crycli.audio import HIGHEST_RATE, LOWEST_RATE, SAMPLE_RATE
+from crycli.config import SHORTEST_SECONDS, Config
 from crycli.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def _describe_model_folder(folder: Path) -> Classifier:
     try:
         names = {int(number): str(label) for number, label in content["id2label"].items()}
         labels = tuple(names[number] for number in range(len(names)))
-        return _describe(folder, "checkpoint", labels, float(content["window_seconds"]))
+        return _describe(folder / "config.json", "checkpoint", labels, float(content["window_seconds"]))
     except (KeyError, ValueError, AttributeError, TypeError) as error:
         raise CheckpointError(f"{folder}/config.json is damaged: {error!r}") from None
 
@@ -118,20 +119,28 @@ def _describe_bundle(folder: Path) -> Classifier:
     labels = read_json(folder / "labels.json", list)
     about = read_json(folder / "bundle.json")
     try:
-        return _describe(folder, "bundle", tuple(map(str, labels)), float(about["window_seconds"]))
+        return _describe(folder / "bundle.json", "bundle", tuple(map(str, labels)), float(about["window_seconds"]))
     except (KeyError, ValueError, TypeError) as error:
         raise CheckpointError(f"{folder}/bundle.json is damaged: {error!r}") from None
 
 
 def _describe(
-    folder: Path, kind: Literal["checkpoint", "bundle"], labels: tuple[str, ...], window_seconds: float
+    file: Path, kind: Literal["checkpoint", "bundle"], labels: tuple[str, ...], window_seconds: float
 ) -> Classifier:
+    folder = file.parent
     preprocessor = read_json(folder / "preprocessor_config.json")
+    rate = preprocessor.get("sampling_rate", SAMPLE_RATE)
+    if not isinstance(rate, int) or not LOWEST_RATE <= rate <= HIGHEST_RATE:
+        raise CheckpointError(f"{folder}/preprocessor_config.json is damaged: its sampling_rate is {rate!r}")
+    if not SHORTEST_SECONDS <= window_seconds < math.inf:
+        raise CheckpointError(f"{file} is damaged: its window_seconds is {window_seconds}")
+    if len(labels) < 2 or len(set(labels)) < len(labels):
+        raise CheckpointError(f"{folder} is damaged: its labels are {', '.join(labels) or 'none'}")
     return Classifier(
         folder=folder,
         kind=kind,
         labels=labels,
-        sample_rate=int(preprocessor.get("sampling_rate", SAMPLE_RATE)),
+        sample_rate=rate,
         normalise=bool(preprocessor.get("do_normalize", True)),
         window_seconds=window_seconds,
     )
@@ -251,7 +260,10 @@ def load_model(folder: Path) -> Wav2Vec2ForSpeechClassification:
 
 
 def _load_weights(folder: Path, *, safetensors_only: bool, **settings: Any) -> Wav2Vec2ForSpeechClassification:
+    from pickle import UnpicklingError
+
     import torch
+    from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
     from crycli.model import Wav2Vec2ForSpeechClassification
@@ -265,11 +277,19 @@ def _load_weights(folder: Path, *, safetensors_only: bool, **settings: Any) -> W
             output_loading_info=True,
             ignore_mismatched_sizes=True,
             use_safetensors=True if safetensors_only else None,
-            weights_only=True,
             local_files_only=True,
             **settings,
         )
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        RuntimeError,
+        KeyError,
+        UnpicklingError,
+        SafetensorError,
+        StrictDataclassError,
+    ) as error:
         raise CheckpointError(f"cannot load the weights in {folder}: {_first_line(error)}") from None
     model: Wav2Vec2ForSpeechClassification
     model, report = loaded

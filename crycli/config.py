@@ -32,7 +32,9 @@ def _no_is_a_word(value: object) -> object:
 class Section(BaseModel):
     """A part of the configuration: frozen, strictly typed, without unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 class DataConfig(Section):
@@ -40,7 +42,7 @@ class DataConfig(Section):
 
     label_by: Literal["auto", "folder", "donateacry"] = "auto"
     """Where labels come from: the subfolders, the DonateACry file name, or auto: folders, names where flat."""
-    group_by: str = "auto"
+    group_by: str = Field(default="auto", min_length=1)
     """What stays together in a split: auto, file, folder, donateacry, esc, or a regular expression on the path."""
     validation_share: float = Field(default=0.15, gt=0.0, lt=1.0)
     """Share of the clips that choose the best epoch."""
@@ -162,15 +164,22 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.MarkedYAMLError(problem="a key must be a word", problem_mark=key.start_mark)
             if key.value in seen:
                 raise yaml.MarkedYAMLError(problem=f"{key.value} stands twice", problem_mark=key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
+class _Dumper(yaml.SafeDumper):
+    """YAML that `_Loader` reads back: words that it takes for numbers are quoted."""
+
+
+for _yaml in (_Loader, _Dumper):
+    _yaml.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+    )
 
 
 def load_config(
@@ -214,7 +223,8 @@ def _read_yaml(file: Path) -> dict[str, Any]:
         return {}
     if not isinstance(values, dict):
         raise ConfigError(f"{file} must hold sections such as 'train:', not a {type(values).__name__}")
-    return values
+    # A section whose lines are all commented out reads as null.
+    return {key: value for key, value in values.items() if value is not None or key not in Config.model_fields}
 
 
 def _parse_yaml(text: str, where: str) -> Any:
@@ -224,7 +234,7 @@ def _parse_yaml(text: str, where: str) -> Any:
         mark = error.problem_mark
         line = f", line {mark.line + 1}" if mark is not None else ""
         raise ConfigError(f"{where}{line}: not valid YAML: {error.problem}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{where}: not valid YAML: {str(error).splitlines()[0]}") from None
 
 
@@ -232,7 +242,7 @@ def _parse_scalar(text: str) -> object:
     """A value as YAML reads it; as it stands where it would be a list or no YAML, such as the expression [a-z]+."""
     try:
         value = yaml.load(text, _Loader)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         return text
     return text if isinstance(value, list | dict) else value
 
@@ -284,7 +294,7 @@ def _explain(problem: Mapping[str, Any]) -> str:
     message = message[:1].lower() + message[1:]
     if _allows_auto(key) and "'auto'" not in message:
         message += " (or auto)"
-    return f"{path}: {message}, not {problem['input']!r}"
+    return f"{path}: {message}, not {textwrap.shorten(repr(problem['input']), 80)}"
 
 
 def _allows_auto(key: tuple[str, ...]) -> bool:
@@ -344,7 +354,7 @@ def _comment(description: str | None) -> list[str]:
 
 
 def _scalar(value: object) -> str:
-    return yaml.safe_dump(value, width=1000, allow_unicode=True).removesuffix("\n").removesuffix("\n...")
+    return yaml.dump(value, Dumper=_Dumper, width=1000, allow_unicode=True).removesuffix("\n").removesuffix("\n...")
 
 
 def to_schema() -> str:

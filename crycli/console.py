@@ -6,6 +6,7 @@ terminal, progress is plain lines.
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 import time
@@ -34,7 +35,15 @@ SECONDS_BETWEEN_LINES = 10.0
 SECONDS_WORTH_A_LINE = 1.0
 PIPE_WIDTH = 10_000  # columns: no table in a pipe is folded or cut
 
-_errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+class _Console(Console):
+    """A console that leaves a broken pipe to the command line; rich would exit with code 1."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
+_errors = _Console(stderr=True, highlight=False, soft_wrap=True)
 _quiet = False
 
 _STYLES = {logging.WARNING: "yellow", logging.ERROR: "red"}
@@ -52,6 +61,9 @@ class _StyledHandler(logging.Handler):
 def setup(*, verbose: bool = False, quiet: bool = False) -> None:
     """Choose what is shown: with `quiet` warnings, errors and results alone, with `verbose` more."""
     global _quiet
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a file name may hold bytes that are no text
     _quiet = quiet
     logger = logging.getLogger("crycli")
     logger.handlers = [_StyledHandler()]
@@ -91,7 +103,7 @@ def table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]], *, n
         numeric: the columns that are aligned to the right.
     """
     terminal = sys.stdout.isatty()
-    console = Console(file=sys.stdout, highlight=False, width=None if terminal else PIPE_WIDTH)
+    console = _Console(file=sys.stdout, highlight=False, width=None if terminal else PIPE_WIDTH)
     drawn = Table(
         box=SIMPLE_HEAD if terminal else None,
         pad_edge=False,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import logging
+import textwrap
+import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,8 +20,6 @@ from crycli.metrics import Report
 from crycli.outputs import claim_folder, refuse_existing, write_bytes, write_json, write_text
 from crycli.predictions import Prediction, columns, to_row
 from crycli.progress import OnStep, Step, silent
-
-REPORT_FILES = ("metrics.json", "predictions.csv", "confusion_matrix.png", "report.md")
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ def evaluate(
             f"{data}/{part}.csv has labels that the model does not know: {', '.join(unknown)}; "
             f"it knows {', '.join(predictor.labels)}"
         )
-    claim_folder(output, force=force, owned=REPORT_FILES)
+    claim_folder(output, force=force)
     predictions = []
     for prediction in predictor.predict(clip.path for clip in clips):
         predictions.append(prediction)
@@ -192,11 +192,12 @@ def _markdown_table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> lis
 def draw_confusion(report: Report) -> bytes:
     """The confusion matrix as PNG: counts, coloured by the share of the true label's clips."""
     from matplotlib.figure import Figure  # without pyplot, which would look for a display
+    from matplotlib.text import Text
 
     counts = np.array(report.confusion)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    names = list(report.labels)
-    side = 2.5 + 0.6 * len(names)
+    names = [textwrap.shorten(name, 30, placeholder="…") for name in report.labels]
+    side = min(2.5 + 0.6 * len(names), 20.0)  # inches
     figure = Figure(figsize=(side + 1, side), dpi=150, layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
@@ -209,7 +210,11 @@ def draw_confusion(report: Report) -> bytes:
         axes.text(
             column, row, str(count), ha="center", va="center", color="white" if shares[row, column] > 0.5 else "black"
         )
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # a label may hold a dollar sign
     figure.colorbar(image, label="share of the true label's clips", fraction=0.046)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a script that the font lacks is drawn as boxes
+        figure.savefig(buffer, format="png")
     return buffer.getvalue()

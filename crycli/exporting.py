@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from crycli import __version__
-from crycli.checkpoint import find_classifier, load_model
+from crycli.checkpoint import Classifier, find_classifier, load_model
 from crycli.config import Config
 from crycli.errors import CheckpointError
 from crycli.inference import onnx_network, softmax, torch_network
@@ -56,7 +56,7 @@ def export_bundle(
     classifier = find_classifier(model, offline=config.offline)
     if classifier.kind != "checkpoint":
         raise CheckpointError(f"{model} is an exported bundle already: export from the run or its model folder")
-    claim_folder(output, force=force, owned=BUNDLE_FILES)
+    claim_folder(output, force=force)
     partial = output / ".partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
@@ -64,7 +64,7 @@ def export_bundle(
         on_step(Step("export", 0, 2, "stages", "tracing the network"))
         _trace(classifier.folder, partial / "model.onnx", config.export.opset)
         on_step(Step("export", 1, 2, "stages", "comparing with the checkpoint"))
-        difference = _largest_difference(classifier.folder, partial / "model.onnx", classifier.sample_rate)
+        difference = _largest_difference(classifier, partial / "model.onnx")
         if difference > TOLERANCE:
             raise CheckpointError(
                 f"the exported network's probabilities differ from the checkpoint's by {difference:.1e}, more than "
@@ -124,11 +124,12 @@ def _trace(folder: Path, file: Path, opset: int) -> None:
         )
 
 
-def _largest_difference(folder: Path, file: Path, sample_rate: int) -> float:
+def _largest_difference(classifier: Classifier, file: Path) -> float:
     """Over noise of several lengths, each alone and all in one padded batch."""
-    checkpoint, bundle = torch_network(folder, "cpu"), onnx_network(file)
+    checkpoint = torch_network(classifier.folder, "cpu")
+    bundle = onnx_network(file, len(classifier.labels))
     generator = np.random.default_rng(0)
-    lengths = [round(seconds * sample_rate) for seconds in (0.5, 1.37, 3.0)]
+    lengths = [round(seconds * classifier.sample_rate) for seconds in (0.5, 1.37, 3.0)]
     values = np.zeros((len(lengths), max(lengths)), np.float32)
     mask = np.zeros(values.shape, np.int64)
     for row, length in enumerate(lengths):

@@ -158,7 +158,7 @@ def load_predictor(name: str, config: Config | None = None) -> Predictor:
     config = config or Config()
     classifier = find_classifier(name, offline=config.offline)
     if classifier.kind == "bundle":
-        network, on_gpu = onnx_network(classifier.folder / "model.onnx"), False
+        network, on_gpu = onnx_network(classifier.folder / "model.onnx", len(classifier.labels)), False
     else:
         logger.info("loading %s ...", classifier.folder)  # torch takes seconds
         device = pick_device(config.device)
@@ -200,8 +200,12 @@ def torch_network(folder: Path, device: str) -> Network:
     return run
 
 
-def onnx_network(file: Path) -> Network:
-    """The network of an exported bundle, on the CPU."""
+def onnx_network(file: Path, labels: int) -> Network:
+    """The network of an exported bundle, on the CPU.
+
+    Raises:
+        CheckpointError: the file is damaged, or another network than `exporting` writes, or has not so many labels.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -214,4 +218,11 @@ def onnx_network(file: Path) -> Network:
     def run(values: Array, mask: npt.NDArray[np.int64]) -> Array:
         return np.asarray(session.run(["logits"], {"input_values": values, "attention_mask": mask})[0])
 
+    try:
+        size = (1, audio.SHORTEST_SAMPLES)
+        shape = run(np.zeros(size, np.float32), np.ones(size, np.int64)).shape
+    except Exception as error:
+        raise CheckpointError(f"{file} is not a network that crycli exported: {str(error).splitlines()[0]}") from None
+    if shape != (1, labels):
+        raise CheckpointError(f"{file} gives logits of shape {shape} for one clip, and labels.json has {labels} labels")
     return run

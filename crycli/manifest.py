@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from crycli.errors import DataError
-from crycli.outputs import write_text
+from crycli.outputs import csv_line, write_text
 
 PARTS = ("train", "validation", "test")
 COLUMNS = ("path", "label", "group", "duration", "sample_rate")
@@ -51,9 +52,8 @@ def write_manifest(file: Path, clips: Iterable[Clip]) -> None:
 
 def write_rows(file: Path, columns: Iterable[str], rows: list[dict[str, str]]) -> None:
     """Write rows of text as CSV, whole or not at all."""
-    import pandas as pd
-
-    write_text(file, pd.DataFrame(rows, columns=list(columns), dtype=str).to_csv(index=False, lineterminator="\n"))
+    names = list(columns)
+    write_text(file, "".join([csv_line(names), *(csv_line([row[name] for name in names]) for row in rows)]))
 
 
 def read_manifest(file: Path) -> list[Clip]:
@@ -65,11 +65,20 @@ def read_manifest(file: Path) -> list[Clip]:
     import pandas as pd
 
     try:
-        # Every cell is text: a label may be "NA" or "007".
-        frame = pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8")
+        with warnings.catch_warnings():
+            # A row longer than the header would only be warned about, and its cells shifted or dropped.
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            # Every cell is text: a label may be "NA" or "007".
+            frame = pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8", index_col=False)
     except FileNotFoundError:
         raise DataError(f"no {file}: make it with `crycli prepare`") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, OSError) as error:
+    except (
+        pd.errors.ParserError,
+        pd.errors.ParserWarning,
+        pd.errors.EmptyDataError,
+        UnicodeDecodeError,
+        OSError,
+    ) as error:
         raise DataError(f"cannot read {file} as CSV: {str(error).splitlines()[0]}") from None
     missing = [column for column in ("path", "label") if column not in frame.columns]
     if missing:

@@ -7,7 +7,7 @@ Nothing of crycli is imported here. `save_pretrained` copies this file into ever
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from huggingface_hub.dataclasses import strict
@@ -162,6 +162,8 @@ class Wav2Vec2ForSpeechClassification(Wav2Vec2PreTrainedModel):
 
     def __init__(self, config: SpeechClassificationConfig) -> None:
         super().__init__(config)
+        if config.pooling_mode not in get_args(PoolingMode):
+            raise ValueError(f"pooling_mode must be mean, sum or max, not {config.pooling_mode!r}")
         self.wav2vec2 = Wav2Vec2Model(config)
         first = self.wav2vec2.feature_extractor.conv_layers[0]
         if isinstance(first.layer_norm, nn.GroupNorm):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -64,6 +66,15 @@ def open_output(path: Path) -> TextIO:
         return path.open("w", encoding="utf-8", newline="")
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror}: name another output") from error
+
+
+def csv_line(cells: Sequence[str]) -> str:
+    """A row of CSV with its line feed."""
+    buffer = io.StringIO()
+    # The csv module leaves a bare carriage return unquoted where it is not the line's end; readers then see two rows.
+    odd = any("\r" in cell for cell in cells)
+    csv.writer(buffer, lineterminator="\n", quoting=csv.QUOTE_ALL if odd else csv.QUOTE_MINIMAL).writerow(cells)
+    return buffer.getvalue()
 
 
 def write_text(path: Path, text: str) -> None:

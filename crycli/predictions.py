@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
+
+from crycli.outputs import csv_line
 
 COLUMNS = ("path", "start", "end", "label", "confidence", "error")
 
@@ -65,15 +66,16 @@ class RowWriter:
     def __init__(self, stream: TextIO, labels: Sequence[str], form: str) -> None:
         self._stream = stream
         self._labels = labels
-        self._csv = csv.DictWriter(stream, columns(labels), lineterminator="\n") if form == "csv" else None
-        if self._csv is not None:
-            self._csv.writeheader()
+        self._columns = columns(labels)
+        self._as_csv = form == "csv"
+        if self._as_csv:
+            stream.write(csv_line(self._columns))
 
     def write(self, prediction: Prediction) -> None:
         """Write one row."""
         row = to_row(prediction, self._labels)
-        if self._csv is not None:
-            self._csv.writerow(row)
+        if self._as_csv:
+            self._stream.write(csv_line([row[name] for name in self._columns]))
         else:
             numeric = {"start", "end", "confidence", *(f"p_{label}" for label in self._labels)}
             values = {key: (float(text) if text else None) if key in numeric else text for key, text in row.items()}

@@ -131,13 +131,17 @@ def scan(roots: Sequence[Path], config: Config, on_step: OnStep = silent) -> lis
         if not root.is_dir():
             raise DataError(f"{root} is not a folder" if root.exists() else f"no folder {root}")
         paths = []
-        for path in audio.find_recordings(root):
+        below = 0
+        for below, path in enumerate(audio.find_recordings(root), start=1):
             if path.resolve() not in seen:
                 seen.add(path.resolve())
                 paths.append(path)
-            on_step(Step("scan", len(found) + len(paths), None, "recordings"))
-        if not paths:
+            on_step(Step("scan", len(found) + below, None, "recordings"))
+        if not below:
             raise DataError(f"no recordings in {root}: looked for {', '.join(sorted(audio.SUFFIXES))}")
+        if not paths:
+            logger.warning("every recording below %s was found below another root already", root)
+            continue
         found += _describe(root, paths, config, several_roots=len(roots) > 1)
     labels = {item.label for item in found} - {""}
     if not labels:
@@ -285,6 +289,8 @@ def split(clips: Sequence[Clip], validation_share: float, test_share: float, see
     for clip in clips:
         counts[clip.group][clip.label] += 1
     totals = Counter(clip.label for clip in clips)
+    if not totals:
+        raise DataError("no clips to split")
     if len(totals) < 2:
         raise DataError(f"one label alone ({next(iter(totals))}): a classifier needs two or more")
     shares = {"train": 1.0 - validation_share - test_share, "validation": validation_share, "test": test_share}

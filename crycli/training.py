@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import shutil
@@ -18,7 +19,7 @@ from transformers.integrations.integration_utils import TensorBoardCallback
 from transformers.trainer_callback import PrinterCallback
 
 from crycli import __version__, metrics
-from crycli.checkpoint import MINI, build_model, locate_backbone, quiet_libraries, save_model_folder
+from crycli.checkpoint import MINI, build_model, locate_backbone, quiet_libraries, read_json, save_model_folder
 from crycli.config import Config, flatten, load_config, to_yaml
 from crycli.dataset import DataCollatorCTCWithPadding, PreparedData, prepare_datasets
 from crycli.errors import ConfigError, DataError
@@ -191,7 +192,7 @@ def train(
     """
     config = config or Config()
     if resume:
-        _refuse_changes(output, config)
+        _refuse_changes(output, config, data)
     else:
         refuse_existing(output, force=force)
     device = pick_device(config.device)
@@ -206,6 +207,8 @@ def train(
     else:
         claim_folder(output, force=force, owned=RUN_FILES)
     write_text(output / "config.yaml", to_yaml(config))
+    make_folder(output / "checkpoints")
+    write_json(output / "checkpoints" / "data.json", _data_key(data))
     trainer = CTCTrainer(model, _arguments(config, output, device, precision), prepared, on_step)
     trainer.add_callback(TensorBoardCallback(_tensorboard_writer(output / "logs")))
     counts = count_weights(model)
@@ -285,7 +288,6 @@ def _arguments(config: Config, output: Path, device: str, precision: str) -> Tra
         save_total_limit=settings.keep_checkpoints,
         restore_callback_states_from_checkpoint=True,
         seed=settings.seed,
-        data_seed=settings.seed,
         report_to=[],
         disable_tqdm=True,
     )
@@ -314,7 +316,14 @@ def newest_checkpoint(folder: Path) -> Path | None:
     return None
 
 
-def _refuse_changes(output: Path, config: Config) -> None:
+def _data_key(data: Path) -> dict[str, str]:
+    """The manifests that decide what is learnt, and their SHA-256: a moved dataset has the same."""
+    files = [data / f"{part}.csv" for part in ("train", "validation")]
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.is_file()}
+
+
+def _refuse_changes(output: Path, config: Config, data: Path) -> None:
+    """Raise where a run that is to be resumed was begun with other settings or data."""
     file = output / "config.yaml"
     if not file.is_file():
         if output.is_dir() and any(output.iterdir()):
@@ -330,6 +339,13 @@ def _refuse_changes(output: Path, config: Config) -> None:
     ]
     if changed:
         raise ConfigError(f"cannot resume {output}: {'; '.join(changed)}: resume with the same settings, or start anew")
+    key_file = output / "checkpoints" / "data.json"
+    if not key_file.is_file():
+        return
+    begun, now_there = read_json(key_file), _data_key(data)
+    for name, key in now_there.items():
+        if begun.get(name) != key:
+            raise DataError(f"cannot resume {output}: {data / name} is not the one that it was begun with: start anew")
 
 
 def history(state: TrainerState) -> list[dict[str, Any]]:

@@ -110,7 +110,9 @@ def runs(data: Path, backbones: dict[str, Path], tmp_path_factory: pytest.TempPa
     folders = {}
     for norm, backbone in backbones.items():
         folders[norm] = tmp_path_factory.mktemp("runs") / norm
-        train(data, folders[norm], settings(f"model.backbone={backbone}", "train.epochs=1", "train.learning_rate=0.001"))
+        train(
+            data, folders[norm], settings(f"model.backbone={backbone}", "train.epochs=1", "train.learning_rate=0.001")
+        )
     return folders
 
 

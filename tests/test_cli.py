@@ -1,0 +1,270 @@
+"""The command line: exit codes, streams, and one line for whatever a user can get wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import soundfile
+from conftest import cry
+
+import crycli as package
+from crycli.config import Config, load_config, to_yaml
+
+COMMANDS = ["prepare", "train", "eval", "predict", "export", "demo", "config"]
+HEAVY = ["torch", "transformers", "datasets", "numpy", "pandas", "librosa", "sklearn", "soundfile", "av", "onnxruntime"]
+
+Command = Callable[..., Any]
+
+LOADED = f"""
+import runpy, sys
+sys.argv[0] = "crycli"
+try:
+    runpy.run_module("crycli", run_name="__main__")
+except SystemExit as ending:
+    assert not ending.code, ending.code
+print("LOADED", [name for name in {HEAVY} if name in sys.modules])
+"""
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["train", "--help"], ["config"]])
+def test_what_needs_no_recording_loads_nothing_heavy(arguments: list[str]) -> None:
+    done = subprocess.run([sys.executable, "-c", LOADED, *arguments], capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines()[-1:] == ["LOADED []"], done.stderr
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    code = f"import sys, crycli; print([name for name in {HEAVY} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "[]\n"
+
+
+def test_the_version_is_shown(crycli: Command) -> None:
+    outcome = crycli("--version")
+    assert (outcome.code, outcome.out, outcome.err) == (0, f"crycli {package.__version__}\n", "")
+
+
+def test_every_public_name_is_there() -> None:
+    assert [name for name in package.__all__ if getattr(package, name, None) is None] == []
+    with pytest.raises(AttributeError, match="no_such_name"):
+        package.no_such_name  # noqa: B018
+
+
+def test_the_help_names_every_command(crycli: Command) -> None:
+    text = crycli("--help").out
+    assert [command for command in COMMANDS if command not in text] == []
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_takes_a_file_and_single_settings(command: str, crycli: Command) -> None:
+    outcome = crycli(command, "--help")
+    assert outcome.code == 0
+    assert all(option in outcome.out for option in ("-c", "--config", "--set"))
+
+
+@pytest.mark.parametrize(
+    "flag", ["--epochs", "--batch-size", "--learning-rate", "--backbone", "--pooling", "--seed", "--resume"]
+)
+def test_train_has_a_flag_for_what_people_change_most(flag: str, crycli: Command) -> None:
+    assert flag in crycli("train", "--help").out
+
+
+def test_no_arguments_show_the_help(crycli: Command) -> None:
+    outcome = crycli()
+    assert "Usage" in outcome.out + outcome.err
+
+
+USAGE_ERRORS = [
+    ["no-such-command"],
+    ["prepare"],
+    ["prepare", "root"],
+    ["prepare", "-o", "data"],
+    ["prepare", "root", "-o"],
+    ["prepare", "root", "-o", "data", "--no-such-option"],
+    ["train", "data"],
+    ["train", "data", "-o", "run", "--epochs", "many"],
+    ["eval", "model"],
+    ["eval", "model", "data", "more", "-o", "report"],
+    ["predict", "-m", "model"],
+    ["predict", "a.wav"],
+    ["export"],
+    ["config", "file.yaml"],
+    ["--verbos", "config"],
+    ["config", "--set"],
+]
+
+
+@pytest.mark.parametrize("arguments", USAGE_ERRORS, ids=" ".join)
+def test_a_usage_error_exits_2_and_says_what_is_wrong(arguments: list[str], crycli: Command) -> None:
+    outcome = crycli(*arguments)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "Error" in outcome.err
+    assert "Traceback" not in outcome.err
+
+
+FAILURES = [
+    ["config", "--set", "train.epochs"],
+    ["config", "--set", "train.epoch=3"],
+    ["config", "--set", "train.epochs=many"],
+    ["config", "--set", "=3"],
+    ["config", "--set", ""],
+    ["config", "--set", "train.epochs=["],
+    ["config", "--set", "[a]: 3=4"],
+    ["config", "--set", "model={[a]: 1}"],
+    ["config", "--set", "train.seed=" + "9" * 5000],
+    ["config", "--set", "train.seed=" + "[" * 3000],
+    ["config", "-c", "nowhere.yaml"],
+    ["config", "-c", "."],
+    ["config", "-c", "bad\nname.yaml"],
+    ["prepare", "nowhere", "-o", "data"],
+    ["prepare", "empty", "-o", "data"],
+    ["prepare", "words.txt", "-o", "data"],
+    ["prepare", "", "-o", "data"],
+    ["prepare", "empty", "-o", "words.txt"],
+    ["prepare", "empty", "-o", "data", "--set", "data.group_by=("],
+    ["prepare", "empty", "-o", "data", "--set", "data.test_share=2"],
+    ["prepare", "[bold]nowhere[/bold]", "-o", "data"],
+    ["prepare", "a\nb", "-o", "data"],
+    ["train", "nowhere", "-o", "run", "--epochs", "0"],
+    ["train", "nowhere", "-o", "run", "--pooling", "median"],
+    ["train", "nowhere", "-o", "run", "--backbone", ""],
+    ["predict", "a.wav", "-m", "nowhere", "--format", "nonsense"],
+    ["predict", "nowhere.wav", "-m", "nowhere"],
+    ["predict", "empty", "-m", "nowhere"],
+    ["eval", "nowhere", "nowhere", "-o", "report"],
+    ["eval", "nowhere", "nowhere", "-o", "report", "--split", "some"],
+    ["export", "words.txt", "-o", "bundle"],
+    ["demo", "-o", "words.txt"],
+    ["demo", "-o", "demo", "--set", "train.epoch=3"],
+]
+
+
+@pytest.mark.parametrize("arguments", FAILURES, ids=lambda arguments: repr(" ".join(arguments))[:60])
+def test_an_expected_failure_exits_1_with_one_line(
+    arguments: list[str], crycli: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "words.txt").write_text("mine")
+    outcome = crycli(*arguments)
+    assert (outcome.code, outcome.out) == (1, "")
+    (line,) = outcome.err.splitlines()
+    assert line.startswith("error: ")
+    assert len(line) < 1000
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "words.txt"]
+    assert (tmp_path / "words.txt").read_text() == "mine"
+
+
+def test_brackets_in_a_message_are_no_markup(crycli: Command) -> None:
+    assert "[bold]nowhere[/bold]" in crycli("prepare", "[bold]nowhere[/bold]", "-o", "data").err
+
+
+def test_a_failure_in_a_process_of_its_own_is_one_line_too(process: Command, tmp_path: Path) -> None:
+    outcome = process("prepare", tmp_path / "nowhere", "-o", tmp_path / "data")
+    assert (outcome.code, outcome.out) == (1, "")
+    assert outcome.err == f"error: no folder {tmp_path / 'nowhere'}\n"
+
+
+def test_config_prints_the_defaults_as_yaml(crycli: Command) -> None:
+    outcome = crycli("config")
+    assert (outcome.code, outcome.out, outcome.err) == (0, to_yaml(Config()), "")
+
+
+def test_config_prints_what_a_file_and_assignments_make(crycli: Command, tmp_path: Path) -> None:
+    file, resolved = tmp_path / "mine.yaml", tmp_path / "resolved.yaml"
+    file.write_text("train: {epochs: 4, batch_size: 4}\n")
+    resolved.write_text(crycli("config", "-c", file, "--set", "train.epochs=5", "--set", "offline=true").out)
+    config = load_config(resolved)
+    assert (config.train.epochs, config.train.batch_size, config.offline) == (5, 4, True)
+
+
+def test_config_prints_its_schema(crycli: Command) -> None:
+    assert "train" in json.loads(crycli("config", "--schema").out)["properties"]
+
+
+def test_results_go_to_standard_output_and_all_else_to_standard_error(
+    process: Command, cries: Path, tmp_path: Path
+) -> None:
+    outcome = process("prepare", cries, "-o", tmp_path / "data", "--set", r"data.group_by=baby-\d+")
+    assert outcome.code == 0
+    title, header, *rows = outcome.out.splitlines()
+    assert title.strip() == str(tmp_path / "data")
+    assert header.split() == ["part", "clips", "groups", "minutes", "high", "low"]
+    assert [row.split()[0] for row in rows] == ["train", "validation", "test"]
+    assert sum(int(row.split()[1]) for row in rows) == 32
+    assert outcome.err == "No group is in two parts.\n"
+
+
+def test_without_a_terminal_there_are_no_escape_codes(process: Command, cries: Path, tmp_path: Path) -> None:
+    colourful = {**os.environ, "TERM": "xterm-256color", "COLORTERM": "truecolor"}
+    for arguments in (["prepare", cries, "-o", tmp_path / "data"], ["prepare", cries, "-o", tmp_path / "data"]):
+        outcome = process(*arguments, env=colourful)  # the second time it is refused
+        assert "\x1b" not in outcome.out + outcome.err
+
+
+def test_quiet_leaves_warnings_and_errors(crycli: Command, cries: Path, tmp_path: Path) -> None:
+    outcome = crycli("-q", "prepare", cries, "-o", tmp_path / "data")
+    assert (outcome.code, outcome.out, outcome.err) == (0, "", "")
+    outcome = crycli("-q", "prepare", cries, "-o", tmp_path / "data")
+    assert (outcome.code, outcome.err.startswith("error: ")) == (1, True)
+    for label in ("high", "low"):
+        (tmp_path / "few" / label).mkdir(parents=True)
+        for number in range(3 if label == "high" else 1):
+            soundfile.write(tmp_path / "few" / label / f"{number}.wav", cry(300.0, 0.6), 16_000)
+    outcome = crycli("-q", "prepare", tmp_path / "few", "-o", tmp_path / "more")
+    assert (outcome.code, outcome.out) == (0, "")
+    assert outcome.err.splitlines() == [
+        "warning: label low is missing from validation and test: its clips come from 1 group"
+    ]
+
+
+def test_quiet_leaves_the_result_that_was_asked_for(crycli: Command) -> None:
+    assert crycli("-q", "config").out == to_yaml(Config())
+
+
+@pytest.mark.parametrize("command", ["config", "config --schema", "prepare {} -o {}", "--help", "--version"])
+def test_a_reader_that_has_gone_is_no_traceback(command: str, cries: Path, tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "crycli", *command.format(cries, tmp_path / "data").split()],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+    )
+    os.close(writing)
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+    assert "BrokenPipe" not in done.stderr
+    assert done.returncode == (1 if command.startswith("--") else 141)  # 141: as a shell reports SIGPIPE
+
+
+def test_an_interruption_exits_130_with_one_line(tmp_path: Path) -> None:
+    recording = tmp_path / "cry.wav"
+    soundfile.write(recording, cry(300.0, 60.0), 16_000, "FLOAT")
+    for label in ("high", "low"):
+        (tmp_path / "cries" / label).mkdir(parents=True)
+        for number in range(2000):  # over 10 s of decoding, of which the test waits for none
+            os.link(recording, tmp_path / "cries" / label / f"{number}.wav")
+    command = [sys.executable, "-m", "crycli", "prepare", str(tmp_path / "cries"), "-o", str(tmp_path / "data")]
+    with subprocess.Popen([*command, "--set", "workers=1"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        for _ in range(600):
+            if (tmp_path / "data").is_dir():  # claimed once the scan is done
+                break
+            time.sleep(0.05)
+        time.sleep(0.2)
+        running.send_signal(signal.SIGINT)
+        out, err = running.communicate(timeout=60)
+    assert (running.returncode, out) == (130, b"")
+    (line,) = [line for line in err.decode().splitlines() if "s left" not in line]  # progress, after ten seconds
+    assert line.startswith("error: interrupted")
+    assert not (tmp_path / "data" / "train.csv").exists()

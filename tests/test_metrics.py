@@ -1,0 +1,174 @@
+"""Scores: equal to scikit-learn's wherever that defines them, None where nothing does."""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies
+from hypothesis.extra import numpy as arrays
+from sklearn import metrics as sklearn_metrics
+
+from crycli.metrics import Labels, Probabilities, Report, remark, score
+
+Table = tuple[list[str], Labels, Probabilities]
+
+
+@strategies.composite
+def tables(draw: strategies.DrawFn) -> Table:
+    """Label names, true labels and probabilities with many ties; labels may be missing, and so may all but one."""
+    count, clips = draw(strategies.integers(2, 5)), draw(strategies.integers(1, 25))
+    borne = draw(strategies.lists(strategies.integers(0, count - 1), min_size=1, unique=True))
+    truth = np.array(draw(strategies.lists(strategies.sampled_from(borne), min_size=clips, max_size=clips)))
+    parts = draw(arrays.arrays(np.int64, (clips, count), elements=strategies.integers(1, 6))).astype(np.float64)
+    return [f"label {index}" for index in range(count)], truth, parts / parts.sum(axis=1, keepdims=True)
+
+
+def strict(names: list[str], truth: Labels, probabilities: Probabilities) -> Report:
+    """The scores, with every warning an error."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return score(names, truth, probabilities)
+
+
+def answers(*indices: int, labels: int = 3, confidence: float = 0.8) -> Probabilities:
+    """Probabilities that give these answers."""
+    rest = (1 - confidence) / (labels - 1)
+    return np.array([[confidence if column == index else rest for column in range(labels)] for index in indices])
+
+
+def defined(value: float | None) -> float:
+    """NaN for None, as scikit-learn says it."""
+    return math.nan if value is None else value
+
+
+@given(table=tables())
+@settings(max_examples=80, deadline=None)
+def test_the_overall_scores_are_those_of_scikit_learn(table: Table) -> None:
+    names, truth, probabilities = table
+    report = strict(*table)
+    predicted, borne = probabilities.argmax(axis=1), np.unique(truth)
+    assert report.clips == len(truth)
+    assert report.accuracy == pytest.approx(sklearn_metrics.accuracy_score(truth, predicted))
+    recall = sklearn_metrics.recall_score(truth, predicted, labels=borne, average="macro", zero_division=0)
+    assert report.balanced_accuracy == pytest.approx(recall)
+    for average, value in {"macro": report.macro_f1, "weighted": report.weighted_f1}.items():
+        f1 = sklearn_metrics.f1_score(truth, predicted, labels=borne, average=average, zero_division=0)
+        assert value == pytest.approx(f1), average
+    assert report.log_loss == pytest.approx(
+        sklearn_metrics.log_loss(truth, probabilities, labels=np.arange(len(names)))
+    )
+    expected = sklearn_metrics.confusion_matrix(truth, predicted, labels=np.arange(len(names)))
+    np.testing.assert_array_equal(report.confusion, expected)
+
+
+@given(table=tables())
+@settings(max_examples=80, deadline=None)
+def test_the_scores_of_each_label_are_those_of_scikit_learn(table: Table) -> None:
+    names, truth, probabilities = table
+    report = strict(*table)
+    precision, recall, f1, support = sklearn_metrics.precision_recall_fscore_support(
+        truth, probabilities.argmax(axis=1), labels=np.arange(len(names)), zero_division=np.nan
+    )
+    for index, name in enumerate(names):
+        entry = report.labels[name]
+        assert entry.support == support[index]
+        assert defined(entry.precision) == pytest.approx(precision[index], nan_ok=True)
+        assert defined(entry.recall) == pytest.approx(recall[index], nan_ok=True)
+        if support[index]:
+            assert entry.f1 == pytest.approx(np.nan_to_num(f1[index]))
+        else:
+            assert entry.f1 is None
+        if 0 < support[index] < len(truth):
+            auc = sklearn_metrics.roc_auc_score(truth == index, probabilities[:, index])
+            assert entry.auc == pytest.approx(auc)
+        else:
+            assert entry.auc is None
+
+
+@given(table=tables())
+@settings(max_examples=50, deadline=None)
+def test_nothing_is_nan_and_every_share_lies_between_0_and_1(table: Table) -> None:
+    report = strict(*table)
+    json.dumps(asdict(report), allow_nan=False)
+    shares = [report.accuracy, report.balanced_accuracy, report.macro_f1, report.weighted_f1, report.commonest_accuracy]
+    assert all(0.0 <= share <= 1.0 for share in shares)
+    assert remark(report).endswith(".")
+
+
+@given(table=tables(), seed=strategies.integers(0, 9))
+@settings(max_examples=50, deadline=None)
+def test_the_order_of_the_clips_does_not_matter(table: Table, seed: int) -> None:
+    names, truth, probabilities = table
+    order = np.random.default_rng(seed).permutation(len(truth))
+    first, second = strict(*table), strict(names, truth[order], probabilities[order])
+    assert first.confusion == second.confusion
+    assert first.log_loss == pytest.approx(second.log_loss)
+    assert [defined(entry.auc) for entry in first.labels.values()] == pytest.approx(
+        [defined(entry.auc) for entry in second.labels.values()], nan_ok=True
+    )
+
+
+def test_the_macro_auc_is_the_mean_over_the_labels_that_have_one() -> None:
+    truth = np.array([0, 0, 1, 1])
+    probabilities = np.array([[0.6, 0.3, 0.1], [0.4, 0.5, 0.1], [0.5, 0.3, 0.2], [0.1, 0.8, 0.1]])
+    report = strict(["a", "b", "unheard"], truth, probabilities)
+    expected = [sklearn_metrics.roc_auc_score(truth == index, probabilities[:, index]) for index in (0, 1)]
+    assert report.macro_auc == pytest.approx(np.mean(expected))
+    assert report.labels["unheard"].auc is None
+
+
+def test_a_label_that_no_clip_bears_does_not_enter_the_means() -> None:
+    report = strict(["a", "b", "unheard"], np.array([0, 1]), answers(0, 1))
+    assert (report.balanced_accuracy, report.macro_f1, report.chance_balanced_accuracy) == (1.0, 1.0, 0.5)
+    unheard = report.labels["unheard"]
+    assert (unheard.support, unheard.precision, unheard.recall, unheard.f1) == (0, None, None, None)
+
+
+def test_a_single_clip_has_scores() -> None:
+    right, wrong = (
+        strict(["a", "b"], np.array([1]), answers(1, labels=2)),
+        strict(["a", "b"], np.array([1]), answers(0, labels=2)),
+    )
+    assert (right.accuracy, right.macro_f1, right.macro_auc) == (1.0, 1.0, None)
+    assert (wrong.accuracy, wrong.macro_f1, wrong.macro_auc) == (0.0, 0.0, None)
+    assert (right.commonest_label, right.commonest_accuracy, right.chance_balanced_accuracy) == ("b", 1.0, 1.0)
+
+
+def test_a_probability_of_zero_for_the_true_label_keeps_the_log_loss_finite() -> None:
+    report = strict(["a", "b"], np.array([0, 1]), np.array([[0.0, 1.0], [0.0, 1.0]]))
+    assert math.isfinite(report.log_loss)
+    assert report.log_loss > 100
+
+
+def test_the_commonest_label_is_what_the_accuracy_is_held_against() -> None:
+    report = strict(["a", "b", "c"], np.array([2, 2, 2, 0]), answers(2, 2, 0, 0))
+    assert (report.commonest_label, report.commonest_accuracy) == ("c", 0.75)
+
+
+def test_groups_are_counted_and_each_clip_is_one_by_itself_without_them() -> None:
+    truth, probabilities = np.array([0, 1, 1]), answers(0, 1, 1)
+    assert score(["a", "b", "c"], truth, probabilities, ["x", "y", "x"]).groups == 2
+    assert score(["a", "b", "c"], truth, probabilities).groups == 3
+
+
+@pytest.mark.parametrize(
+    ("truth", "answered", "words"),
+    [
+        ((0, 0, 1, 2), (1, 1, 1, 1), "'bee' to every clip"),
+        ((1, 1, 1), (1, 1, 1), "Every clip here is 'bee'"),
+        ((1, 1, 1), (1, 0, 2), "Every clip here is 'bee'"),
+        ((0, 0, 1, 1), (0, 1, 0, 1), "no better than chance"),
+        ((0, 0, 1, 1), (1, 1, 0, 1), "no better than chance"),
+        ((0, 0, 1, 1), (0, 0, 0, 1), "0.750 where chance gives 0.500"),
+        ((0, 1, 2), (0, 1, 2), "3 clips of 3 groups"),
+    ],
+)
+def test_the_remark_says_what_the_scores_are_worth(
+    truth: tuple[int, ...], answered: tuple[int, ...], words: str
+) -> None:
+    assert words in remark(strict(["ay", "bee", "sea"], np.array(truth), answers(*answered)))

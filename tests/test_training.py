@@ -1,0 +1,445 @@
+"""Training: what a run leaves behind, that it repeats and resumes bit for bit, and how it fails."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import Outcome, settings, write_cries
+from safetensors.torch import load_file
+from transformers import Trainer
+
+from crycli.config import Config, load_config
+from crycli.prepare import prepare_dataset_csv
+from crycli.training import CTCTrainer, train
+
+Train = Callable[..., Path]
+
+
+@pytest.fixture
+def fit(data: Path, backbones: dict[str, Path], tmp_path: Path) -> Train:
+    """Train the tiny backbone into a folder: fit("run", "train.epochs=2", resume=True)."""
+
+    def run(name: str, *assignments: str, norm: str = "layer", resume: bool = False) -> Path:
+        config = settings(
+            f"model.backbone={backbones[norm]}", "train.epochs=1", "train.learning_rate=0.003", *assignments
+        )
+        train(data, tmp_path / name, config, resume=resume)
+        return tmp_path / name
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def long_run(data: Path, backbones: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted run of `LONG` settings. Not to be changed by a test."""
+    run = tmp_path_factory.mktemp("long") / "run"
+    train(data, run, long(backbones))
+    return run
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Mount a file system of a given size."""
+    mounted: list[Path] = []
+
+    def mount(size: str) -> Path:
+        folder = tmp_path / f"disk-{size}"
+        folder.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+        if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
+            pytest.skip("no right to mount a small disk")
+        mounted.append(folder)
+        return folder
+
+    yield mount
+    for folder in mounted:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def long(backbones: dict[str, Path]) -> Config:
+    """Eight epochs of eight steps: a process is killed in the midst of them."""
+    return settings(
+        f"model.backbone={backbones['layer']}",
+        "train.epochs=8",
+        "train.batch_size=3",
+        "train.learning_rate=0.003",
+        "train.keep_checkpoints=3",
+    )
+
+
+def start(data: Path, run: Path, config: Path, tmp_path: Path) -> subprocess.Popen[str]:
+    """Train in a process of its own; returns once the second checkpoint is whole."""
+    command = [sys.executable, "-m", "crycli", "-q", "train", str(data), "-o", str(run), "-c", str(config)]
+    with (tmp_path / "stderr").open("w") as stderr:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr, text=True)
+    deadline = time.monotonic() + 120
+    while len(list(run.glob("checkpoints/checkpoint-*/trainer_state.json"))) < 2:
+        assert process.poll() is None, (tmp_path / "stderr").read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    return process
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    """The weights of a run's model."""
+    return load_file(run / "model" / "model.safetensors")
+
+
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    """Whether two sets of weights are equal bit for bit."""
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def history(run: Path) -> list[dict[str, float]]:
+    """The rows of history.csv."""
+    with (run / "history.csv").open(newline="") as stream:
+        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(stream)]
+
+
+def results(run: Path) -> dict[str, object]:
+    """metrics.json without the time that it took."""
+    content = json.loads((run / "metrics.json").read_text())
+    content.pop("seconds")
+    return dict(content)
+
+
+def newest(run: Path) -> Path:
+    """The checkpoint with the most steps."""
+    return max(run.glob("checkpoints/checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+
+
+def error_line(done: Outcome) -> str:
+    """The one line of an expected failure."""
+    errors = [line for line in done.err.splitlines() if line.startswith("error: ")]
+    assert (done.code, done.out, len(errors)) == (1, "", 1), done
+    assert "Traceback" not in done.err
+    return errors[0]
+
+
+def test_a_run_leaves_everything_behind_and_returns_the_trainer(
+    data: Path, backbones: dict[str, Path], tmp_path: Path
+) -> None:
+    config = settings(f"model.backbone={backbones['group']}", "train.epochs=2")
+    trainer = train(data, tmp_path / "run", config)
+    assert isinstance(trainer, CTCTrainer)
+    assert isinstance(trainer, Trainer)
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert names == {"model", "checkpoints", "logs", "config.yaml", "metrics.json", "history.csv"}
+    assert load_config(tmp_path / "run" / "config.yaml") == config
+    assert [row["epoch"] for row in history(tmp_path / "run")] == [1, 2]
+    metrics = results(tmp_path / "run")
+    assert metrics["labels"] == ["high", "low"]
+    assert metrics["clips"] == {"train": 24, "validation": 4, "test": 4}
+    assert metrics["weights"] > metrics["weights_trained"] > 0
+
+
+def test_the_validation_scores_are_in_tensorboard(long_run: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(long_run / "logs"))
+    events.Reload()
+    logged = [event.value for event in events.Scalars("eval/macro_f1")]
+    assert logged == pytest.approx([row["validation_macro_f1"] for row in history(long_run)], abs=1e-5)
+    assert len(events.Scalars("train/loss")) == 8
+
+
+def test_it_learns_labels_that_really_differ(long_run: Path) -> None:
+    rows = history(long_run)
+    assert rows[-1]["train_loss"] < 0.7 * rows[0]["train_loss"]
+    assert max(row["validation_macro_f1"] for row in rows) > 0.9
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(fit: Train) -> None:
+    first, again, other = fit("first"), fit("again"), fit("other", "train.seed=1")
+    assert same(weights(first), weights(again))
+    assert history(first) == history(again)
+    assert not same(weights(first), weights(other))
+
+
+def test_a_killed_run_resumes_to_the_weights_of_an_uninterrupted_one(
+    data: Path, long_run: Path, tmp_path: Path, crycli: Callable[..., Outcome]
+) -> None:
+    run = tmp_path / "run"
+    process = start(data, run, long_run / "config.yaml", tmp_path)
+    time.sleep(0.05)  # between two checkpoints
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (run / "model").exists()
+    assert crycli("train", data, "-o", run, "--resume").code == 0
+    assert same(weights(run), weights(long_run))
+    assert history(run) == history(long_run)
+    assert results(run) == results(long_run)
+
+
+def test_ctrl_c_ends_with_130_and_one_line_and_keeps_the_checkpoints(
+    data: Path, long_run: Path, tmp_path: Path, crycli: Callable[..., Outcome]
+) -> None:
+    run = tmp_path / "run"
+    process = start(data, run, long_run / "config.yaml", tmp_path)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 130
+    (line,) = (tmp_path / "stderr").read_text().splitlines()
+    assert "interrupted" in line
+    assert len(list(run.glob("checkpoints/checkpoint-*/trainer_state.json"))) >= 2
+    assert crycli("train", data, "-o", run, "--resume").code == 0
+    assert same(weights(run), weights(long_run))
+
+
+@pytest.mark.parametrize("damage", ["trainer_state.json missing", "trainer_state.json cut", "empty"])
+def test_a_half_written_checkpoint_is_set_aside_and_the_one_before_is_used(
+    damage: str, fit: Train, tmp_path: Path
+) -> None:
+    whole = ("train.epochs=3", "train.keep_checkpoints=5")
+    run, other = fit("run", *whole), fit("uninterrupted", *whole)
+    state = newest(run) / "trainer_state.json"
+    if damage == "trainer_state.json missing":
+        state.unlink()
+    elif damage == "trainer_state.json cut":
+        state.write_text(state.read_text()[:100])
+    else:
+        for file in newest(run).iterdir():
+            file.unlink()
+    shutil.rmtree(run / "model")
+    fit("run", *whole, resume=True)
+    assert same(weights(run), weights(other))
+    assert history(run) == history(other)
+
+
+def test_a_run_killed_before_its_first_checkpoint_resumes_from_the_start(fit: Train) -> None:
+    run, other = fit("run"), fit("uninterrupted")
+    for name in ("model", "checkpoints"):
+        shutil.rmtree(run / name)
+    fit("run", resume=True)
+    assert same(weights(run), weights(other))
+
+
+def test_a_moved_run_resumes_to_the_same_weights(fit: Train, tmp_path: Path) -> None:
+    # At this rate the head alone is best after its first epoch: those weights are read back from a checkpoint.
+    rate = ("train.learning_rate=0.2", "train.warmup_share=0.0", "model.freeze=backbone")
+    whole = ("train.epochs=4", "train.keep_checkpoints=5", *rate)
+    run, other = fit("run", *whole), fit("uninterrupted", *whole)
+    assert results(run)["best_epoch"] < 3
+    shutil.rmtree(newest(run))
+    shutil.rmtree(run / "model")
+    run.rename(tmp_path / "moved")
+    fit("moved", *whole, resume=True)
+    assert same(weights(tmp_path / "moved"), weights(other))
+
+
+def test_resuming_what_is_finished_changes_nothing(
+    data: Path, long_run: Path, tmp_path: Path, crycli: Callable[..., Outcome]
+) -> None:
+    run = Path(shutil.copytree(long_run, tmp_path / "run"))
+    assert crycli("train", data, "-o", run, "--resume").code == 0
+    assert same(weights(run), weights(long_run))
+    assert history(run) == history(long_run)
+    assert results(run) == results(long_run)
+    assert (run / "config.yaml").read_text() == (long_run / "config.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("flags", "setting"),
+    [
+        (("--epochs", 9), "train.epochs"),
+        (("--seed", 3), "train.seed"),
+        (("--pooling", "max"), "model.pooling"),
+        (("--set", "data.max_seconds=5.0"), "data.max_seconds"),
+    ],
+)
+def test_a_run_is_not_resumed_with_other_settings(
+    flags: tuple[object, ...], setting: str, data: Path, runs: dict[str, Path], crycli: Callable[..., Outcome]
+) -> None:
+    before = (runs["layer"] / "config.yaml").read_text()
+    assert setting in error_line(crycli("train", data, "-o", runs["layer"], "--resume", *flags))
+    assert (runs["layer"] / "config.yaml").read_text() == before
+
+
+def test_a_run_is_not_resumed_with_data_of_other_labels(
+    fit: Train, tmp_path: Path, crycli: Callable[..., Outcome]
+) -> None:
+    run = fit("run")
+    before = (run / "model" / "config.json").read_text()
+    write_cries(tmp_path / "cries", babies=4, labels={"alpha": 300.0, "beta": 900.0})
+    prepare_dataset_csv([tmp_path / "cries"], tmp_path / "other", settings("data.group_by=baby-\\d+"))
+    done = crycli("train", tmp_path / "other", "-o", run, "--resume")
+    assert (run / "model" / "config.json").read_text() == before
+    assert str(run) in error_line(done)
+
+
+def test_settings_that_change_nothing_learnt_may_change_on_resume(
+    data: Path, fit: Train, crycli: Callable[..., Outcome]
+) -> None:
+    run = fit("run")
+    assert crycli("train", data, "-o", run, "--resume", "--set", "workers=1", "--set", "offline=true").code == 0
+
+
+def test_what_is_no_run_is_not_resumed(data: Path, tmp_path: Path, crycli: Callable[..., Outcome]) -> None:
+    (tmp_path / "letters.txt").write_text("mine")
+    done = crycli("train", data, "-o", tmp_path, "--resume", "--backbone", "mini")
+    assert str(tmp_path) in error_line(done)
+    assert (tmp_path / "letters.txt").read_text() == "mine"
+
+
+def test_an_existing_run_is_replaced_only_with_force(
+    data: Path, fit: Train, backbones: dict[str, Path], crycli: Callable[..., Outcome]
+) -> None:
+    run = fit("run")
+    (run / "notes.txt").write_text("mine")
+    before = weights(run)
+    command = ("train", data, "-o", run, "--backbone", backbones["group"], "--epochs", 1)
+    assert "--force" in error_line(crycli(*command))
+    assert same(weights(run), before)
+    assert crycli(*command, "--force").code == 0
+    assert weights(run).keys() != before.keys()
+    assert (run / "notes.txt").read_text() == "mine"
+    assert len(list(run.glob("checkpoints/checkpoint-*"))) == 1
+
+
+def test_a_refused_run_leaves_the_earlier_one_alone(data: Path, fit: Train, crycli: Callable[..., Outcome]) -> None:
+    run = fit("run")
+    before = sorted(path for path in run.rglob("*"))
+    error_line(crycli("train", data, "-o", run, "--backbone", "nobody/nothing", "--force"))
+    assert sorted(path for path in run.rglob("*")) == before
+
+
+def test_fp16_on_a_cpu_is_refused(data: Path, tmp_path: Path, crycli: Callable[..., Outcome]) -> None:
+    options = ("--backbone", "mini", "--set", "train.precision=fp16", "--set", "device=cpu")
+    assert "train.precision" in error_line(crycli("train", data, "-o", tmp_path / "run", *options))
+    assert not (tmp_path / "run").exists()
+
+
+def test_bf16_on_a_cpu_trains_float32_weights(fit: Train) -> None:
+    plain, half = fit("plain", "device=cpu"), fit("half", "device=cpu", "train.precision=bf16")
+    assert {tensor.dtype for tensor in weights(half).values()} == {torch.float32}
+    assert all(torch.isfinite(tensor).all() for tensor in weights(half).values())
+    assert not same(weights(half), weights(plain))
+    assert results(half)["precision"] == "bf16"
+
+
+def test_a_pretrained_backbone_is_trained_with_its_convolutions_frozen(fit: Train, backbones: dict[str, Path]) -> None:
+    trained, before = weights(fit("run")), load_file(backbones["layer"] / "model.safetensors")
+    kept = {name for name in before if torch.equal(trained[f"wav2vec2.{name}"], before[name])}
+    frozen = {name for name in before if name.startswith("feature_extractor.")}
+    assert kept - {"masked_spec_embed"} == frozen
+
+
+def test_a_frozen_backbone_leaves_the_head_alone_to_train(fit: Train, backbones: dict[str, Path]) -> None:
+    run, other = (
+        fit("run", "model.freeze=backbone"),
+        fit("shorter", "model.freeze=backbone", "train.learning_rate=1e-9"),
+    )
+    before = load_file(backbones["layer"] / "model.safetensors")
+    assert all(torch.equal(weights(run)[f"wav2vec2.{name}"], before[name]) for name in before)
+    head = [name for name in weights(run) if name.startswith("classifier.")]
+    assert not any(torch.equal(weights(run)[name], weights(other)[name]) for name in head)
+    assert results(run)["weights_trained"] == sum(weights(run)[name].numel() for name in head)
+
+
+def test_nothing_is_frozen_where_nothing_shall_be(fit: Train, backbones: dict[str, Path]) -> None:
+    trained, before = weights(fit("run", "model.freeze=none")), load_file(backbones["layer"] / "model.safetensors")
+    name = "feature_extractor.conv_layers.0.conv.weight"
+    assert not torch.equal(trained[f"wav2vec2.{name}"], before[name])
+
+
+def test_the_best_epoch_has_the_best_macro_f1_and_of_equal_ones_the_lowest_loss(fit: Train, long_run: Path) -> None:
+    slow = fit("slow", "train.epochs=3", "train.learning_rate=1e-5", "train.keep_checkpoints=3")
+    assert len({row["validation_macro_f1"] for row in history(slow)}) == 1
+    assert results(slow)["best_epoch"] != 1  # the Trainer by itself would keep the first of equal ones
+    for run in (slow, long_run):
+        best = min(history(run), key=lambda row: (-row["validation_macro_f1"], row["validation_loss"]))
+        assert results(run)["best_epoch"] == best["epoch"]
+        kept = load_file(run / f"checkpoints/checkpoint-{best['step']:.0f}/model.safetensors")
+        assert same(weights(run), kept)
+
+
+def test_no_more_checkpoints_are_kept_than_asked_for(long_run: Path) -> None:
+    assert len(list(long_run.glob("checkpoints/checkpoint-*"))) == 3
+
+
+def test_the_named_flags_end_up_in_the_run(
+    data: Path, tmp_path: Path, backbones: dict[str, Path], crycli: Callable[..., Outcome]
+) -> None:
+    flags = "--epochs 1 --batch-size 5 --learning-rate 0.002 --pooling max --seed 4".split()
+    assert crycli("train", data, "-o", tmp_path / "run", "--backbone", backbones["layer"], *flags).code == 0
+    config = load_config(tmp_path / "run" / "config.yaml")
+    assert (config.train.epochs, config.train.batch_size, config.train.learning_rate) == (1, 5, 0.002)
+    assert (config.train.seed, config.model.backbone) == (4, str(backbones["layer"]))
+    stored = json.loads((tmp_path / "run" / "model" / "config.json").read_text())
+    assert stored["pooling_mode"] == "max"
+    assert history(tmp_path / "run")[0]["step"] == 5
+
+
+def test_the_automatic_learning_rate_fits_the_backbone(data: Path, backbones: dict[str, Path], tmp_path: Path) -> None:
+    pretrained = train(data, tmp_path / "run", settings(f"model.backbone={backbones['layer']}", "train.epochs=1"))
+    mini = train(data, tmp_path / "mini", settings("model.backbone=mini", "train.epochs=1"))
+    assert (pretrained.args.learning_rate, mini.args.learning_rate) == (3e-5, 1e-3)
+
+
+def test_gradient_accumulation_does_not_inflate_the_loss(fit: Train) -> None:
+    still = ("train.learning_rate=1e-9", "model.final_dropout=0.0")
+    whole = history(fit("whole", *still, "train.batch_size=8"))[0]
+    parts = history(fit("parts", *still, "train.batch_size=2", "train.gradient_accumulation=4"))[0]
+    assert parts["step"] == whole["step"] == 3
+    assert parts["train_loss"] == pytest.approx(whole["train_loss"], rel=0.1)
+    assert parts["validation_loss"] == pytest.approx(whole["validation_loss"], rel=1e-4)
+
+
+@pytest.mark.parametrize("assignments", [("train.batch_size=100",), ("train.gradient_accumulation=100",)])
+def test_a_batch_larger_than_the_data_trains(assignments: tuple[str, ...], fit: Train) -> None:
+    (row,) = history(fit("run", *assignments))
+    assert row["step"] == 1
+    assert row["train_loss"] < 10
+
+
+def test_validation_scores_do_not_depend_on_the_batch_size(fit: Train) -> None:
+    still = ("train.learning_rate=1e-9", "model.pooling=sum")
+    for norm in ("group", "layer"):
+        large = history(fit(f"large-{norm}", *still, "train.batch_size=8", norm=norm))[0]
+        single = history(fit(f"single-{norm}", *still, "train.batch_size=1", norm=norm))[0]
+        assert single["validation_loss"] == pytest.approx(large["validation_loss"], abs=1e-4)
+
+
+def test_three_labels_and_odd_names_train_and_come_back(
+    tmp_path: Path, backbones: dict[str, Path], crycli: Callable[..., Outcome]
+) -> None:
+    write_cries(tmp_path / "cries", babies=4, labels={"NA": 300.0, "007": 600.0, "müde, sehr": 900.0})
+    prepare_dataset_csv([tmp_path / "cries"], tmp_path / "data", settings("data.group_by=baby-\\d+"))
+    done = crycli("train", tmp_path / "data", "-o", tmp_path / "run", "--backbone", backbones["layer"], "--epochs", 1)
+    assert done.code == 0
+    rows = list(csv.DictReader(crycli("predict", tmp_path / "cries", "-m", tmp_path / "run").out.splitlines()))
+    assert len(rows) == 24
+    assert {row["label"] for row in rows} <= {"NA", "007", "müde, sehr"}
+    assert {"p_NA", "p_007", "p_müde, sehr"} < rows[0].keys()
+
+
+@pytest.mark.parametrize("size", ["40k", "300k", "600k"])
+def test_a_full_disk_ends_with_one_line(
+    size: str,
+    data: Path,
+    backbones: dict[str, Path],
+    small_disk: Callable[[str], Path],
+    crycli: Callable[..., Outcome],
+) -> None:
+    run = small_disk(size) / "run"
+    done = crycli("train", data, "-o", run, "--backbone", backbones["layer"], "--epochs", 3)
+    assert "disk is full" in error_line(done)
+
+
+def test_a_full_disk_shows_no_traceback_in_a_real_process(
+    data: Path, backbones: dict[str, Path], small_disk: Callable[[str], Path], process: Callable[..., Outcome]
+) -> None:
+    run = small_disk("300k") / "run"
+    done = process("-q", "train", data, "-o", run, "--backbone", backbones["layer"], "--epochs", 3)
+    assert (done.code, done.out) == (1, "")
+    assert "disk is full" in done.err
+    assert done.err.count("\n") == 1
