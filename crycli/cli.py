@@ -185,6 +185,8 @@ def train(
     from crycli.checkpoint import locate_backbone
     from crycli.outputs import refuse_existing
 
+    if resume and force:
+        raise typer.BadParameter("goes on with a run, and --force replaces it: give one of them", param_hint="--resume")
     if resume and config is None and (output / "config.yaml").is_file():
         config = output / "config.yaml"
     settings = _config(
@@ -209,14 +211,13 @@ def train(
     except KeyboardInterrupt:
         console.note(f"`crycli train {data} -o {output} --resume` goes on from the last whole epoch.")
         raise
-    rows = training.history(trainer.state)
-    best = next(row for row in rows if row["step"] == trainer.state.best_global_step)
+    best = training.best_epoch(trainer.state)
     if not console.is_quiet():
         console.table(
             str(output),
             ("", ""),
             [
-                ("best epoch", f"{best['epoch']} of {len(rows)}"),
+                ("best epoch", f"{best['epoch']} of {settings.train.epochs}"),
                 ("validation macro F1", f"{best['validation_macro_f1']:.3f}"),
                 ("validation balanced accuracy", f"{best['validation_balanced_accuracy']:.3f}"),
                 ("validation accuracy", f"{best['validation_accuracy']:.3f}"),

@@ -111,7 +111,7 @@ def prepare_dataset_csv(
             f"none of the {len(found)} recordings can be used: {Counter(rejected.values()).most_common(1)[0][0]}"
         )
     parts = split(clips, config.data.validation_share, config.data.test_share, config.data.seed)
-    warnings += _warn_of_labels(parts)
+    warnings += _warn_of_groups(clips, config) + _warn_of_labels(parts)
     result = PrepareResult(parts, rejected, warnings)
     for warning in warnings:
         logger.warning("%s", warning)
@@ -343,6 +343,15 @@ def _assign(
     for group in rest:
         assign(group, min(PARTS, key=lambda part: cost(group, part)))
     return assigned
+
+
+def _warn_of_groups(clips: Sequence[Clip], config: Config) -> list[str]:
+    if config.data.group_by == "auto" and len({clip.group for clip in clips}) == len(clips):
+        return [
+            "no baby or source can be told from the file names, so each recording is a group by itself, and one baby "
+            "may be on both sides of the split: say with data.group_by what belongs together"
+        ]
+    return []
 
 
 def _warn_of_labels(parts: Mapping[str, list[Clip]]) -> list[str]:

@@ -369,6 +369,11 @@ def history(state: TrainerState) -> list[dict[str, Any]]:
     return rows
 
 
+def best_epoch(state: TrainerState) -> dict[str, Any]:
+    """The row of `history` whose weights were kept."""
+    return next(row for row in history(state) if row["step"] == state.best_global_step)
+
+
 def write_history(file: Path, rows: list[dict[str, Any]]) -> None:
     """Write history.csv."""
     text = [{key: "" if row[key] is None else f"{row[key]:.6g}" for key in HISTORY_COLUMNS} for row in rows]
@@ -384,8 +389,7 @@ def _write_metrics(
     precision: str,
     seconds: float,
 ) -> None:
-    rows = history(trainer.state)
-    best = next(row for row in rows if row["step"] == trainer.state.best_global_step)
+    best = best_epoch(trainer.state)
     counts = count_weights(model)
     write_json(
         output / "metrics.json",
@@ -397,7 +401,7 @@ def _write_metrics(
             "weights_trained": counts.trained,
             "clips": {part: len(dataset) for part, dataset in trainer.prepared.parts.items()},
             "unreadable": len(trainer.prepared.unreadable),
-            "epochs": len(rows),
+            "epochs": config.train.epochs,
             "best_epoch": best["epoch"],
             "validation": {
                 key.removeprefix("validation_"): best[key] for key in HISTORY_COLUMNS if key.startswith("validation_")

@@ -264,3 +264,12 @@ def test_softmax_gives_rows_that_sum_to_one_in_the_order_of_the_logits(logits: n
     rows = softmax(logits)
     np.testing.assert_allclose(rows.sum(axis=1), 1.0)
     np.testing.assert_array_equal(np.take_along_axis(rows, logits.argmax(1)[:, None], 1)[:, 0], rows.max(axis=1))
+
+
+def test_every_phone_upload_of_the_real_corpus_is_read(bundles: dict[str, Path], real_data: Path) -> None:
+    recordings = find_inputs([real_data / "donateacry-raw"])
+    answers = list(load_predictor(str(bundles["layer"])).predict(recordings))
+    assert len(answers) == 120
+    assert {path.suffix for path in recordings} == {".3gp", ".caf"}
+    assert [answer.error for answer in answers if answer.error] == []
+    assert all(6.0 < answer.end < 8.0 for answer in answers if answer.end is not None)

@@ -419,6 +419,13 @@ def test_a_label_of_one_group_is_trained_on_and_warned_of(tmp_path: Path) -> Non
     assert any("label rare is missing from validation and test" in warning for warning in result.warnings)
 
 
+def test_names_that_tell_no_baby_from_another_are_warned_of(cries: Path, tmp_path: Path) -> None:
+    blind = prepare_dataset_csv([cries], tmp_path / "blind")
+    told = prepare_dataset_csv([cries], tmp_path / "told", settings("data.group_by=baby-\\d+"))
+    assert any("data.group_by" in warning for warning in blind.warnings)
+    assert not any("data.group_by" in warning for warning in told.warnings)
+
+
 def test_too_few_groups_are_refused(tmp_path: Path) -> None:
     write_cries(tmp_path / "cries", babies=2)
     with pytest.raises(DataError, match=r"2 groups are too few.*data\.group_by"):

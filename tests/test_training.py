@@ -276,6 +276,12 @@ def test_a_run_is_not_resumed_with_data_of_other_labels(
     assert str(run) in error_line(done)
 
 
+def test_resuming_and_replacing_a_run_at_once_is_wrong_usage(
+    data: Path, tmp_path: Path, crycli: Callable[..., Outcome]
+) -> None:
+    assert crycli("train", data, "-o", tmp_path / "run", "--resume", "--force").code == 2
+
+
 def test_settings_that_change_nothing_learnt_may_change_on_resume(
     data: Path, fit: Train, crycli: Callable[..., Outcome]
 ) -> None:
