@@ -21,5 +21,9 @@ class CheckpointError(CrycliError):
     """A backbone, model folder or bundle that is missing, out of reach, damaged, or of another kind."""
 
 
+class TrainingError(CrycliError):
+    """A training that went astray, such as a loss that is no longer a number."""
+
+
 class OutputError(CrycliError):
     """An output that exists already or cannot be written."""

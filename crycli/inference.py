@@ -111,6 +111,8 @@ class Predictor:
         if recording.error:
             return Prediction(recording.path, error=recording.error)
         mean = np.mean(probabilities, axis=0)
+        if not np.isfinite(mean).all():
+            return Prediction(recording.path, error="the model's answer is not a number: its weights are damaged")
         best = int(mean.argmax())
         return Prediction(
             path=recording.path,

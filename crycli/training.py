@@ -22,7 +22,7 @@ from crycli import __version__, metrics
 from crycli.checkpoint import MINI, build_model, locate_backbone, quiet_libraries, read_json, save_model_folder
 from crycli.config import Config, flatten, load_config, to_yaml
 from crycli.dataset import DataCollatorCTCWithPadding, PreparedData, prepare_datasets
-from crycli.errors import ConfigError, DataError
+from crycli.errors import ConfigError, DataError, TrainingError
 from crycli.inference import pick_device, softmax
 from crycli.manifest import write_rows
 from crycli.model import Wav2Vec2ForSpeechClassification
@@ -83,6 +83,11 @@ class CTCTrainer(Trainer):
 
     def _score(self, prediction: transformers.EvalPrediction) -> dict[str, float]:
         logits, truth = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
+        if not np.isfinite(logits).all():
+            raise TrainingError(
+                f"the network's answers are no longer numbers after {self.state.global_step} updates: lower "
+                f"train.learning_rate (it is {self.args.learning_rate:g}) and start anew"
+            )
         report = metrics.score(self.prepared.labels, truth, softmax(logits))
         return {
             "accuracy": report.accuracy,
@@ -188,6 +193,7 @@ def train(
         DataError: the data cannot be used.
         CheckpointError: the backbone is missing or damaged.
         ConfigError: the machine cannot do what is configured, or a resumed run was begun with other settings.
+        TrainingError: the loss is no longer a number.
         OutputError: the output exists and neither `resume` nor `force` is given, or it cannot be written.
     """
     config = config or Config()

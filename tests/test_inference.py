@@ -266,6 +266,15 @@ def test_softmax_gives_rows_that_sum_to_one_in_the_order_of_the_logits(logits: n
     np.testing.assert_array_equal(np.take_along_axis(rows, logits.argmax(1)[:, None], 1)[:, 0], rows.max(axis=1))
 
 
+def test_a_model_that_answers_with_no_number_says_so(runs: dict[str, Path], clips: list[Path], tmp_path: Path) -> None:
+    run = Path(shutil.copytree(runs["layer"], tmp_path / "run"))
+    weights = load_file(run / "model" / "model.safetensors")
+    weights["classifier.out_proj.bias"] += np.nan
+    save_file(weights, run / "model" / "model.safetensors", metadata={"format": "pt"})
+    answers = list(load_predictor(str(run)).predict(clips))
+    assert {answer.error for answer in answers} == {"the model's answer is not a number: its weights are damaged"}
+
+
 def test_every_phone_upload_of_the_real_corpus_is_read(bundles: dict[str, Path], real_data: Path) -> None:
     recordings = find_inputs([real_data / "donateacry-raw"])
     answers = list(load_predictor(str(bundles["layer"])).predict(recordings))

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import Outcome, settings, write_cries
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import Trainer
 
 from crycli.config import Config, load_config
@@ -274,6 +274,18 @@ def test_a_run_is_not_resumed_with_data_of_other_labels(
     done = crycli("train", tmp_path / "other", "-o", run, "--resume")
     assert (run / "model" / "config.json").read_text() == before
     assert str(run) in error_line(done)
+
+
+def test_a_training_whose_answers_are_no_numbers_stops_with_one_line(
+    data: Path, backbones: dict[str, Path], tmp_path: Path, crycli: Callable[..., Outcome]
+) -> None:
+    backbone = Path(shutil.copytree(backbones["layer"], tmp_path / "backbone"))
+    weights = load_file(backbone / "model.safetensors")
+    weights["feature_projection.projection.bias"] += torch.nan
+    save_file(weights, backbone / "model.safetensors", metadata={"format": "pt"})
+    done = crycli("-q", "train", data, "-o", tmp_path / "run", "--backbone", backbone, "--epochs", "2")
+    assert "train.learning_rate" in error_line(done)
+    assert not (tmp_path / "run" / "model").exists()
 
 
 def test_resuming_and_replacing_a_run_at_once_is_wrong_usage(
