@@ -61,13 +61,22 @@ class Recording:
 
 
 def find_recordings(root: Path) -> Iterator[Path]:
-    """The files below a folder that have an audio suffix, in upper or lower case, sorted; hidden ones are skipped."""
+    """The files below a folder that have an audio suffix, in upper or lower case, sorted.
+
+    Hidden ones are skipped, links to folders followed, each folder once.
+    """
 
     def report(error: OSError) -> None:
         logger.warning("skipped the folder %s: %s", error.filename, error.strerror)
 
-    for folder, subfolders, names in os.walk(root, onerror=report):
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+    visited: set[str] = set()
+    for folder, subfolders, names in os.walk(root, onerror=report, followlinks=True):
+        visited.add(os.path.realpath(folder))
+        subfolders[:] = sorted(
+            name
+            for name in subfolders
+            if not name.startswith(".") and os.path.realpath(os.path.join(folder, name)) not in visited
+        )
         for name in sorted(names):
             if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES:
                 yield Path(folder, name)
@@ -88,9 +97,12 @@ def decode(path: Path) -> Recording:
     with path.open("rb") as file:
         magic = file.read(4)
     recording = _decode_with_soundfile(path) if magic in SOUNDFILE_MAGIC else None
+    decoder = "soundfile"
     if recording is None:
+        decoder = "PyAV"
         with _av_lock:
             recording = _decode_with_av(path)
+    logger.debug("%s: %.3f s at %d Hz, by %s", path, recording.seconds, recording.sample_rate, decoder)
     if len(recording.samples) == 0:
         raise AudioError("no samples in it")
     if not np.isfinite(recording.samples).all():
@@ -171,8 +183,8 @@ def resample(samples: Samples, rate: int, target: int) -> Samples:
     return np.asarray(soxr.resample(samples, rate, target, quality="HQ"), dtype=np.float32)
 
 
-def load(path: Path, sample_rate: int = SAMPLE_RATE, start: float | None = None, end: float | None = None) -> Samples:
-    """A recording, or the part of it from `start` to `end` seconds, at `sample_rate`: (samples,).
+def load(path: Path, sample_rate: int = SAMPLE_RATE) -> Samples:
+    """A recording at `sample_rate`: (samples,).
 
     Raises:
         AudioError: see `decode`; also where too little is left for the network.
@@ -180,12 +192,7 @@ def load(path: Path, sample_rate: int = SAMPLE_RATE, start: float | None = None,
     recording = decode(path)
     if recording.cut_short:
         logger.warning("%s is damaged: only its first %.1f s are used", path, recording.seconds)
-    samples = recording.samples
-    if start is not None or end is not None:
-        first = round((start or 0.0) * recording.sample_rate)
-        last = len(samples) if end is None else round(end * recording.sample_rate)
-        samples = samples[first:last]
-    samples = resample(samples, recording.sample_rate, sample_rate)
+    samples = resample(recording.samples, recording.sample_rate, sample_rate)
     if len(samples) < SHORTEST_SAMPLES:
         raise AudioError(f"too short: {len(samples) / sample_rate:.3f} s")
     return samples
@@ -196,7 +203,8 @@ def normalise(samples: Samples) -> Samples:
 
     Each clip is normalised by itself, before any padding.
     """
-    centred = samples - samples.mean()
+    centred = samples.astype(np.float64)  # in float32 the squares of loud float recordings overflow
+    centred -= centred.mean()
     return np.asarray(centred / np.sqrt(centred.var() + 1e-7), dtype=np.float32)
 
 

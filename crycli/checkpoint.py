@@ -51,6 +51,8 @@ HEAD = "classifier."  # the prefix of the head's weights
 HUB_NAME = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 HUB_SECONDS = 3.5  # without a network the libraries' own retries take 23 s
 
+DOWNLOAD = "download it where there is a network and give its folder"
+
 logger = logging.getLogger(__name__)
 
 
@@ -83,7 +85,7 @@ def find_classifier(name: str, *, offline: bool = False) -> Classifier:
     """
     path = Path(name)
     if not path.exists() and HUB_NAME.fullmatch(name):
-        path = fetch(name, offline=offline)
+        path = fetch(name, offline=offline, advice=f"{DOWNLOAD} (-m FOLDER)")
     if not path.is_dir():
         state = "is a file" if path.exists() else "does not exist"
         raise CheckpointError(f"{name} {state}: give a run of `crycli train`, its model folder, or an exported bundle")
@@ -183,7 +185,8 @@ def locate_backbone(config: Config) -> Path | None:
     if not folder.is_dir():
         if folder.exists() or not HUB_NAME.fullmatch(name):
             raise CheckpointError(f"model.backbone: {name} is neither a folder, a hub name (owner/name) nor {MINI}")
-        folder = fetch(name, offline=config.offline)
+        advice = f"{DOWNLOAD} (model.backbone: FOLDER), or use model.backbone: {MINI}, which needs no download"
+        folder = fetch(name, offline=config.offline, advice=advice)
     elif (folder / "model" / "config.json").is_file():
         folder = folder / "model"
     if not (folder / "config.json").is_file():
@@ -191,6 +194,8 @@ def locate_backbone(config: Config) -> Path | None:
     kind = read_json(folder / "config.json").get("model_type")
     if kind not in BACKBONE_TYPES:
         raise CheckpointError(f"model.backbone: {name} is a {kind} model; crycli takes wav2vec2 checkpoints")
+    if read_json(folder / "config.json").get("add_adapter"):
+        raise CheckpointError(f"model.backbone: {name} has an adapter, which mixes padding in: use one without")
     return folder
 
 
@@ -206,16 +211,20 @@ def load_feature_extractor(folder: Path | None) -> Wav2Vec2FeatureExtractor:
             raise CheckpointError(f"{folder}/preprocessor_config.json is damaged: {_first_line(error)}") from None
     # Checkpoints with group norm say false; crycli masks their padding too, so every batch carries its mask.
     extractor.return_attention_mask = True
+    extractor.padding_side, extractor.padding_value = "right", 0.0  # where the network masks it
     return extractor
 
 
-def build_model(config: Config, folder: Path | None, labels: list[str]) -> Wav2Vec2ForSpeechClassification:
+def build_model(
+    config: Config, folder: Path | None, labels: list[str], sample_rate: int = SAMPLE_RATE
+) -> Wav2Vec2ForSpeechClassification:
     """A network to be trained: the backbone's weights and a head from the seed, `train.seed`.
 
     Args:
         config: `model` and `train.seed` are used.
         folder: from `locate_backbone`.
         labels: in the order of the logits.
+        sample_rate: Hz, of the samples that the network takes.
 
     Raises:
         CheckpointError: the folder's weights are damaged, or do not fill the backbone.
@@ -238,12 +247,17 @@ def build_model(config: Config, folder: Path | None, labels: list[str]) -> Wav2V
     }
     torch.manual_seed(config.train.seed)
     if folder is None:
-        return Wav2Vec2ForSpeechClassification(SpeechClassificationConfig(**MINI_ARCHITECTURE, **settings))
-    model = _load_weights(folder, safetensors_only=False, **settings)
-    # The head is new even where the folder holds a classifier: its labels may be others, or in another order.
-    torch.manual_seed(config.train.seed)
-    model.classifier = Wav2Vec2ClassificationHead(model.config)
-    model.classifier.apply(model._init_weights)
+        model = Wav2Vec2ForSpeechClassification(SpeechClassificationConfig(**MINI_ARCHITECTURE, **settings))
+    else:
+        model = _load_weights(folder, safetensors_only=False, **settings)
+        # The head is new even where the folder holds a classifier: its labels may be others, or in another order.
+        torch.manual_seed(config.train.seed)
+        model.classifier = Wav2Vec2ClassificationHead(model.config)
+        model.classifier.apply(model._init_weights)
+    # SpecAugment raises where its masks are longer than a clip.
+    shortest: Any = round(config.data.min_seconds * sample_rate)
+    frames: Any = model._get_feat_extract_output_lengths(shortest)
+    model.config.mask_time_length = max(1, min(model.config.mask_time_length, int(frames)))
     return model
 
 
@@ -316,8 +330,13 @@ def save_model_folder(
     temporary.rename(folder)
 
 
-def fetch(name: str, *, offline: bool) -> Path:
+def fetch(name: str, *, offline: bool, advice: str = DOWNLOAD) -> Path:
     """The folder of a model on the hub: from the local cache where it is there, downloaded otherwise.
+
+    Args:
+        name: owner/name.
+        offline: use the cache alone.
+        advice: what to do where it cannot be had, for the error.
 
     Raises:
         CheckpointError: it is not in the cache and the hub is out of reach (after at most `HUB_SECONDS`), offline
@@ -332,9 +351,6 @@ def fetch(name: str, *, offline: bool) -> Path:
             return cached
     except (LocalEntryNotFoundError, OSError, ValueError):
         pass
-    advice = "download it where there is a network and give its folder (model.backbone: FOLDER, or -m FOLDER)"
-    if name.count("/") == 1:
-        advice += f", or use model.backbone: {MINI}, which needs no download"
     if offline or constants.HF_HUB_OFFLINE:
         raise CheckpointError(f"no folder {name}, and offline mode keeps crycli from the model hub: {advice}")
     files = _hub_files(name)

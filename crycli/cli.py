@@ -72,6 +72,7 @@ def command(function: Callable[..., Any]) -> Callable[..., Any]:
         try:
             function(*args, **kwargs)
         except CrycliError as error:
+            console.trace()
             console.error(str(error))
             raise typer.Exit(FAILED) from None
         except KeyboardInterrupt:
@@ -130,9 +131,15 @@ def _show_version(value: bool) -> None:
 
 
 def _config(file: Path | None, assignments: list[str] | None, **flags: object) -> Config:
+    """The configuration; a flag's value that it refuses is wrong usage. The flags are key paths with "__" for "."."""
     from crycli.config import load_config
+    from crycli.errors import ConfigError
 
-    return load_config(file, assignments or (), {key.replace("__", "."): value for key, value in flags.items()})
+    load_config(file, assignments or ())
+    try:
+        return load_config(file, assignments or (), {key.replace("__", "."): value for key, value in flags.items()})
+    except ConfigError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 @command
@@ -269,7 +276,9 @@ def predict(
         str, typer.Option("-m", "--model", metavar="MODEL", help="A run, its model folder, a bundle or a hub name.")
     ],
     output: Annotated[Path | None, typer.Option("-o", "--output", metavar="FILE", help="Write to a file.")] = None,
-    form: Annotated[str | None, typer.Option("--format", help="table, csv or jsonl.")] = None,
+    form: Annotated[
+        str | None, typer.Option("--format", help="table, csv or jsonl; otherwise the ending of FILE decides.")
+    ] = None,
     config: ConfigFile = None,
     assignments: Assignments = None,
     force: Force = False,
@@ -277,16 +286,19 @@ def predict(
     """Classify recordings: a table on a terminal, CSV in a pipe."""
     from crycli import console
     from crycli.inference import find_inputs, load_predictor
-    from crycli.outputs import open_output, refuse_existing
+    from crycli.outputs import open_output, refuse_existing, refuse_unwritable
 
     settings = _config(config, assignments, predict__format=form)
     chosen = settings.predict.format
-    if chosen == "auto":
-        chosen = "table" if output is None and sys.stdout.isatty() else "csv"
+    if chosen == "auto" and output is not None:
+        chosen = "jsonl" if output.suffix in {".jsonl", ".ndjson"} else "csv"
+    elif chosen == "auto":
+        chosen = "table" if sys.stdout.isatty() else "csv"
     if output is not None and chosen == "table":
         raise typer.BadParameter("a file takes csv or jsonl", param_hint="--format")
     if output is not None:
         refuse_existing(output, force=force)
+        refuse_unwritable(output)
     recordings = find_inputs(paths)
     predictor = load_predictor(model, settings)
     if chosen == "table":
@@ -295,7 +307,7 @@ def predict(
         with open_output(output) if output is not None else nullcontext(sys.stdout) as stream:
             failed = _predict_rows(predictor, recordings, stream, chosen)
     if output is not None:
-        console.note(f"{len(recordings):,} recordings: {output}")
+        console.note(f"The answers are in {output}.")
     if failed:
         console.note(f"{failed:,} of {len(recordings):,} recordings could not be read: see the column error.", "yellow")
         raise typer.Exit(INCOMPLETE)
@@ -307,7 +319,9 @@ def _predict_rows(predictor: Predictor, recordings: list[Path], stream: TextIO, 
 
     writer = RowWriter(stream, predictor.labels, form)
     failed = 0
-    for prediction in _with_progress(predictor, recordings):
+    # On a terminal the rows themselves are the progress; a live bar would stand in their way.
+    rows = predictor.predict(recordings) if stream.isatty() else _with_progress(predictor, recordings)
+    for prediction in rows:
         writer.write(prediction)
         failed += bool(prediction.error)
     return failed
@@ -382,11 +396,12 @@ def demo(
 ) -> None:
     """Run the whole job on cries that it synthesises, saying for each step the command that does the same."""
     from crycli import console
+    from crycli.config import Config, flatten
     from crycli.manifest import read_manifest
     from crycli.outputs import claim_folder
     from crycli.synthesis import write_recordings
 
-    _config(config, assignments)  # a mistake shows before the work starts
+    chosen, defaults = flatten(_config(config, assignments)), flatten(Config())
     claim_folder(output, force=force, owned=DEMO_FOLDERS)
     console.note(
         "Synthesising cries. They prove nothing about babies: this shows how the commands go together.", "bold"
@@ -399,14 +414,20 @@ def demo(
     console.note(f"{count} recordings are in {recordings}.")
 
     def step(*arguments: str) -> None:
-        console.note(f"\n$ crycli {shlex.join([*arguments, *common])}", "bold")
-        code = app([*arguments, *common], standalone_mode=False)
+        line = [*console.global_flags(), *arguments, *common]
+        console.note(f"\n$ crycli {shlex.join(line)}", "bold")
+        code = app(line, standalone_mode=False)
         if code:
             raise typer.Exit(code)
 
+    def unless_set(key: str, *flags: str) -> tuple[str, ...]:
+        """The demo's own choice, where the user has made none."""
+        return flags if chosen[key] == defaults[key] else ()
+
     # Each synthetic baby has clips of every label; the expression keeps a baby on one side of the split.
-    step("prepare", recordings, "-o", data, "--set", r"data.group_by=baby-\d+")
-    step("train", data, "-o", run, "--backbone", "mini", "--epochs", "8")
+    step("prepare", recordings, "-o", data, *unless_set("data.group_by", "--set", r"data.group_by=baby-\d+"))
+    own = [*unless_set("model.backbone", "--backbone", "mini"), *unless_set("train.epochs", "--epochs", "8")]
+    step("train", data, "-o", run, *own)
     step("eval", run, data, "-o", report)
     unheard = {clip.label: os.path.relpath(clip.path) for clip in read_manifest(Path(data) / "test.csv")}
     step("predict", *unheard.values(), "-m", run)
@@ -435,4 +456,10 @@ def config(
 
 def main() -> None:
     """The entry point."""
-    app()
+    try:
+        app()
+    except OSError as error:  # outside the commands, as where the help cannot be written
+        reason = machine_error(error)
+        if reason is None:
+            raise
+        sys.exit(f"error: {reason}")

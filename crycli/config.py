@@ -21,6 +21,8 @@ from crycli.errors import ConfigError
 SHORTEST_SECONDS = 0.25
 """The network needs 400 samples, and masking in training 3,280 (0.205 s at 16 kHz)."""
 
+HIGHEST_SEED = 2**32 - 1  # numpy takes no higher one
+
 NAMED_GROUP_RULES = ("auto", "file", "folder", "donateacry", "esc")
 
 
@@ -52,7 +54,7 @@ class DataConfig(Section):
     """Shorter recordings are rejected."""
     max_seconds: float = Field(default=10.0, ge=SHORTEST_SECONDS)
     """Training uses the first so many seconds; longer recordings are predicted in windows of this length."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=HIGHEST_SEED)
     """Another seed gives another split."""
 
     @field_validator("group_by")
@@ -108,7 +110,7 @@ class TrainConfig(Section):
     """Mixed precision; auto: bf16 or fp16 on a GPU that has it, no on a CPU."""
     keep_checkpoints: int = Field(default=2, ge=2)
     """Checkpoints kept on disk, the best among them."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=HIGHEST_SEED)
     """Another seed gives other starting weights and another order of the clips."""
 
 
@@ -195,19 +197,25 @@ def load_config(
     Raises:
         ConfigError: an unreadable file, an unknown key, a value of the wrong type or out of bounds.
     """
-    values = _read_yaml(file) if file is not None else {}
+    values: dict[str, Any] = {}
+    if file is not None:
+        values = _read_yaml(file)
+        _validate(values, f"{file}: ")
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
-        if not equals or not key.strip():
+        if not equals or not all(part.strip() for part in key.split(".")):
             raise ConfigError(f"--set {assignment}: write it as --set train.epochs=3")
         _put(values, key.strip(), _parse_scalar(text))
     for key, value in (flags or {}).items():
         if value is not None:
             _put(values, key, value)
+    return _validate(values)
+
+
+def _validate(values: dict[str, Any], where: str = "") -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        where = f"{file}: " if file is not None else ""
         raise ConfigError(where + "; ".join(_explain(problem) for problem in _distinct(error))) from None
 
 

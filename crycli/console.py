@@ -10,6 +10,7 @@ import io
 import logging
 import sys
 import time
+import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -45,6 +46,7 @@ class _Console(Console):
 
 _errors = _Console(stderr=True, highlight=False, soft_wrap=True)
 _quiet = False
+_verbose = False
 
 _STYLES = {logging.WARNING: "yellow", logging.ERROR: "red"}
 
@@ -60,11 +62,11 @@ class _StyledHandler(logging.Handler):
 
 def setup(*, verbose: bool = False, quiet: bool = False) -> None:
     """Choose what is shown: with `quiet` warnings, errors and results alone, with `verbose` more."""
-    global _quiet
+    global _quiet, _verbose
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a file name may hold bytes that are no text
-    _quiet = quiet
+    _quiet, _verbose = quiet, verbose
     logger = logging.getLogger("crycli")
     logger.handlers = [_StyledHandler()]
     logger.propagate = False
@@ -74,6 +76,17 @@ def setup(*, verbose: bool = False, quiet: bool = False) -> None:
 def is_quiet() -> bool:
     """Whether summaries are to be left out."""
     return _quiet
+
+
+def global_flags() -> list[str]:
+    """The flags before the command that `setup` was called for."""
+    return [*(["-v"] if _verbose else []), *(["-q"] if _quiet else [])]
+
+
+def trace() -> None:
+    """The traceback of the exception being handled, where what helps to find faults is asked for."""
+    if _verbose:
+        _errors.print(escape(traceback.format_exc()), style="dim")
 
 
 def error(message: str) -> None:

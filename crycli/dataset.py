@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import logging
 from dataclasses import dataclass
+from importlib.metadata import version
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -145,7 +148,12 @@ def prepare_datasets(
 def _labels(data: Path, parts: tuple[str, ...]) -> list[str]:
     """The labels of the training part, sorted; checks that the other parts have no others."""
     names_of = dict.fromkeys(("train", *parts))
-    found = {part: {clip.label for clip in read_manifest(data / f"{part}.csv")} for part in names_of}
+    clips = {part: read_manifest(data / f"{part}.csv") for part in names_of}
+    for one, other in combinations(clips, 2):
+        shared = {clip.group for clip in clips[one]} & {clip.group for clip in clips[other]}
+        if shared:
+            logger.warning("%d groups are in both %s.csv and %s.csv, such as %s", len(shared), one, other, min(shared))
+    found = {part: {clip.label for clip in some} for part, some in clips.items()}
     for part, names in found.items():
         unknown = sorted(names - found["train"])
         if not names:
@@ -163,7 +171,7 @@ def _load_csv(file: Path) -> Dataset:
 
     return load_dataset(
         "csv",
-        data_files=str(file),
+        data_files=glob.escape(str(file)),
         split="train",
         usecols=["path", "label"],
         features=Features({"path": Value("string"), "label": Value("string")}),
@@ -206,6 +214,8 @@ def _preprocess(
             "error": [error for _, error in clips],
         }
 
+    fingerprint = _fingerprint(rows, data, labels, extractor, config)
+    logger.debug("%s: %d clips, cached under %s", part, len(rows), fingerprint)
     return rows.map(
         read_batch,
         batched=True,
@@ -220,7 +230,7 @@ def _preprocess(
                 "error": Value("string"),
             }
         ),
-        new_fingerprint=_fingerprint(rows, data, labels, extractor, config),
+        new_fingerprint=fingerprint,
     )
 
 
@@ -236,7 +246,7 @@ def _read_clip(path: Path, extractor: Wav2Vec2FeatureExtractor, config: Config) 
 def _fingerprint(
     rows: Dataset, data: Path, labels: list[str], extractor: Wav2Vec2FeatureExtractor, config: Config
 ) -> str:
-    """A key that changes with the code, the settings, the rows, and the recordings themselves (size and mtime).
+    """A key that changes with the code, the settings, the rows, and the recordings themselves (size and times).
 
     `map` by itself notices neither a changed function in another module nor a recording replaced at the same path.
     """
@@ -245,10 +255,11 @@ def _fingerprint(
         path = resolve_path(stored, data)
         try:
             status = path.stat()
-            recordings.append([str(path.absolute()), label, status.st_size, status.st_mtime_ns])
+            recordings.append([str(path.absolute()), label, status.st_size, status.st_mtime_ns, status.st_ctime_ns])
         except OSError:
             recordings.append([str(path.absolute()), label, None, None])
     settings = [config.data.min_seconds, config.data.max_seconds, extractor.sampling_rate, extractor.do_normalize]
     code = [Path(module).read_text(encoding="utf-8") for module in (audio.__file__, __file__)]
-    content = json.dumps([crycli.__version__, code, settings, labels, recordings])
+    decoders = [version(package) for package in ("av", "soundfile", "soxr")]
+    content = json.dumps([crycli.__version__, decoders, code, settings, labels, recordings])
     return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:32]

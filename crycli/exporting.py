@@ -65,7 +65,7 @@ def export_bundle(
         _trace(classifier.folder, partial / "model.onnx", config.export.opset)
         on_step(Step("export", 1, 2, "stages", "comparing with the checkpoint"))
         difference = _largest_difference(classifier, partial / "model.onnx")
-        if difference > TOLERANCE:
+        if not difference <= TOLERANCE:  # NaN is refused too
             raise CheckpointError(
                 f"the exported network's probabilities differ from the checkpoint's by {difference:.1e}, more than "
                 f"{TOLERANCE:.0e}: nothing was exported; try another export.opset"

@@ -112,7 +112,7 @@ class Predictor:
             return Prediction(recording.path, error=recording.error)
         mean = np.mean(probabilities, axis=0)
         if not np.isfinite(mean).all():
-            return Prediction(recording.path, error="the model's answer is not a number: its weights are damaged")
+            return Prediction(recording.path, error="the model's answer is not a number")
         best = int(mean.argmax())
         return Prediction(
             path=recording.path,

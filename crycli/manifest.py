@@ -80,9 +80,12 @@ def read_manifest(file: Path) -> list[Clip]:
         OSError,
     ) as error:
         raise DataError(f"cannot read {file} as CSV: {str(error).splitlines()[0]}") from None
+    hint = ": save it with commas" if len(frame.columns) == 1 and ";" in frame.columns[0] else ""
     missing = [column for column in ("path", "label") if column not in frame.columns]
     if missing:
-        raise DataError(f"{file} has no column {' and no column '.join(missing)}; it has {', '.join(frame.columns)}")
+        raise DataError(
+            f"{file} has no column {' and no column '.join(missing)}; it has {', '.join(frame.columns)}{hint}"
+        )
     clips = []
     for line, row in enumerate(frame.to_dict("records"), start=2):
         where = f"{file}, row {line}"

@@ -60,6 +60,14 @@ def make_folder(path: Path) -> None:
         raise OutputError(f"cannot write to {path}: permission denied: name another output")
 
 
+def refuse_unwritable(path: Path) -> None:
+    """Raise `OutputError` where a file cannot be created because its folder is missing or read-only."""
+    if not path.parent.is_dir():
+        raise OutputError(f"cannot write {path}: no folder {path.parent}")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise OutputError(f"cannot write {path}: permission denied: name another output")
+
+
 def open_output(path: Path) -> TextIO:
     """Open a file for rows that are written as they come."""
     try:

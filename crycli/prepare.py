@@ -59,6 +59,7 @@ class Found:
         label: empty where there is none.
         group: what must stay on one side of the split.
         problem: why there is no label.
+        told: whether a rule found the group, so that the recording is not one by itself.
     """
 
     path: Path
@@ -66,6 +67,7 @@ class Found:
     label: str
     group: str
     problem: str = ""
+    told: bool = True
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,7 @@ def prepare_dataset_csv(
     config = config or Config()
     refuse_existing(output, force=force)
     found = scan(roots, config, on_step)
+    doubts = _warn_of_groups(found, config.data.group_by)
     claim_folder(output, force=force)
     clips, rejected, warnings = _check(found, config, on_step)
     if not clips:
@@ -111,7 +114,7 @@ def prepare_dataset_csv(
             f"none of the {len(found)} recordings can be used: {Counter(rejected.values()).most_common(1)[0][0]}"
         )
     parts = split(clips, config.data.validation_share, config.data.test_share, config.data.seed)
-    warnings += _warn_of_groups(clips, config) + _warn_of_labels(parts)
+    warnings = doubts + warnings + _warn_of_labels(parts)
     result = PrepareResult(parts, rejected, warnings)
     for warning in warnings:
         logger.warning("%s", warning)
@@ -159,19 +162,20 @@ def scan(roots: Sequence[Path], config: Config, on_step: OnStep = silent) -> lis
 def _describe(root: Path, paths: list[Path], config: Config, *, several_roots: bool) -> list[Found]:
     relatives = [path.relative_to(root) for path in paths]
     depth = _label_depth([relative.parts[:-1] for relative in relatives])
-    grouping = GROUPINGS.get(config.data.group_by) or _by_expression(config.data.group_by)
+    rule = config.data.group_by
+    grouping = GROUPINGS.get(rule) or _by_expression(rule)
     found = []
     for path, relative in zip(paths, relatives, strict=True):
         label, problem = _label(root, relative, depth, config.data.label_by, several_roots)
         posix = relative.as_posix()
         group = grouping(posix)
-        if group == posix and several_roots:
-            group = f"{root.name}/{posix}"  # the same file name below two roots is two recordings
+        if several_roots and (group == posix or rule == "folder"):
+            group = f"{root.name}/{group}"  # the same path below two roots is two recordings
         try:
             str(path).encode("utf-8")
         except UnicodeEncodeError:
             problem = "its name is not valid UTF-8: rename it"
-        found.append(Found(path, posix, label, group, problem))
+        found.append(Found(path, posix, label, group, problem, told=grouping(posix) != posix))
     return found
 
 
@@ -277,8 +281,8 @@ def _check(found: list[Found], config: Config, on_step: OnStep) -> tuple[list[Cl
 def split(clips: Sequence[Clip], validation_share: float, test_share: float, seed: int) -> dict[str, list[Clip]]:
     """Split clips into train, validation and test: stratified by label, no group on two sides.
 
-    First each label, the rarest first, gets a group in each part as far as its groups reach: training before test
-    before validation. Then the other groups, the largest first, each go where the parts' label counts come closest
+    First each label, the rarest first, gets a group for training, then one for each of the other parts as far as its
+    groups reach. Then the other groups, the largest first, each go where the parts' label counts come closest
     to their shares (least chi-square). A group that bears several labels stays whole. The order of the clips given
     does not matter; equal choices are drawn by the seed.
 
@@ -329,29 +333,47 @@ def _assign(
         filled[part].update(counts[group])
 
     groups_of = {label: [group for group in order if label in counts[group]] for label in sorted(totals)}
-    for label in sorted(totals, key=lambda label: (len(groups_of[label]), label)):
+
+    def free_groups(label: str) -> list[str]:
+        return [group for group in groups_of[label] if group not in assigned]
+
+    rarest_first = sorted(totals, key=lambda label: (len(groups_of[label]), label))
+    # Training is served whole before the rest: a group with several labels may be the only one left to another label.
+    for label in rarest_first:
+        if not filled["train"][label]:
+            lacking = {label for label in totals if not filled["train"][label]}
+            # First a group that serves most of the labels still lacking, then one with most clips of this label.
+            served = {
+                group: (len(lacking & counts[group].keys()), counts[group][label]) for group in free_groups(label)
+            }
+            assign(max(served, key=lambda group: served[group]), "train")
+    for label in rarest_first:
         # With two groups the second serves the emptier part, so that neither stays empty.
-        held_out = sorted(("test", "validation"), key=lambda part: sum(filled[part].values()))
-        for part in ("train", *held_out):
-            free = [group for group in groups_of[label] if group not in assigned]
+        for part in sorted(("test", "validation"), key=lambda part: sum(filled[part].values())):
+            free = free_groups(label)
             if free and not filled[part][label]:
-                if part == "train":
-                    assign(max(free, key=lambda group: counts[group][label]), part)
-                else:
-                    assign(min(free, key=lambda group: cost(group, part)), part)
+                assign(min(free, key=lambda group: cost(group, part)), part)
     rest = sorted((group for group in order if group not in assigned), key=lambda group: -sum(counts[group].values()))
     for group in rest:
         assign(group, min(PARTS, key=lambda part: cost(group, part)))
     return assigned
 
 
-def _warn_of_groups(clips: Sequence[Clip], config: Config) -> list[str]:
-    if config.data.group_by == "auto" and len({clip.group for clip in clips}) == len(clips):
-        return [
-            "no baby or source can be told from the file names, so each recording is a group by itself, and one baby "
-            "may be on both sides of the split: say with data.group_by what belongs together"
-        ]
-    return []
+def _warn_of_groups(found: list[Found], rule: str) -> list[str]:
+    """Warn where the rule for groups leaves recordings to themselves; refuse one that was asked for and never fits."""
+    alone = sum(1 for item in found if not item.told)
+    if rule == "file" or not alone:
+        return []
+    if alone < len(found):
+        return [f"{alone} of {len(found)} recordings do not fit data.group_by: {rule}, and are a group each"]
+    if rule != "auto":
+        raise DataError(
+            f"data.group_by: {rule} fits no recording, such as {found[0].relative}: correct it, or use auto"
+        )
+    return [
+        "no baby or source can be told from the file names, so each recording is a group by itself, and one baby "
+        "may be on both sides of the split: say with data.group_by what belongs together"
+    ]
 
 
 def _warn_of_labels(parts: Mapping[str, list[Clip]]) -> list[str]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 import shutil
 import time
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from safetensors import SafetensorError, safe_open
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations.integration_utils import TensorBoardCallback
 from transformers.trainer_callback import PrinterCallback
@@ -22,7 +25,7 @@ from crycli import __version__, metrics
 from crycli.checkpoint import MINI, build_model, locate_backbone, quiet_libraries, read_json, save_model_folder
 from crycli.config import Config, flatten, load_config, to_yaml
 from crycli.dataset import DataCollatorCTCWithPadding, PreparedData, prepare_datasets
-from crycli.errors import ConfigError, DataError, TrainingError
+from crycli.errors import CheckpointError, ConfigError, DataError, TrainingError
 from crycli.inference import pick_device, softmax
 from crycli.manifest import write_rows
 from crycli.model import Wav2Vec2ForSpeechClassification
@@ -47,6 +50,8 @@ HISTORY_COLUMNS = (
 
 RESUMABLE_CHANGES = frozenset({"workers", "device", "offline", "train.keep_checkpoints"})
 """Settings that do not change what is learnt; sections other than data, model and train do not either."""
+
+CHECKPOINT_NAME = re.compile(r"checkpoint-(\d+)")
 
 logger = logging.getLogger(__name__)
 
@@ -205,8 +210,8 @@ def train(
     precision = resolve_precision(config.train.precision, device)
     quiet_libraries()
     backbone = locate_backbone(config)
-    prepared = prepare_datasets(data, config, on_step=on_step)
-    model = build_model(config, backbone, prepared.labels)
+    prepared = prepare_datasets(data, config, parts=("train", "validation"), on_step=on_step)
+    model = build_model(config, backbone, prepared.labels, prepared.feature_extractor.sampling_rate)
     _freeze(model, config)
     if resume:
         make_folder(output)
@@ -306,20 +311,46 @@ def _tensorboard_writer(folder: Path) -> Any:
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint; None where there is none. What a kill left half-written is removed.
+    """The newest whole checkpoint; None where there is none. Damaged ones, as a kill leaves them, are removed.
 
-    The Trainer writes trainer_state.json last.
+    Raises:
+        CheckpointError: the best epoch so far, which the checkpoint refers to, is not there any more.
     """
-    by_step = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
-    for checkpoint in by_step:
-        try:
-            json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            logger.warning("%s was not written to its end: taking the one before", checkpoint)
-            shutil.rmtree(checkpoint)
-        else:
+    named = [(CHECKPOINT_NAME.fullmatch(path.name), path) for path in folder.glob("checkpoint-*")]
+    by_step = sorted(((int(name[1]), path) for name, path in named if name), reverse=True)
+    for _, checkpoint in by_step:
+        if _is_whole(checkpoint):
+            _point_to_best(checkpoint)
             return checkpoint
+        logger.warning("%s is damaged or was not written to its end: taking the one before", checkpoint)
+        shutil.rmtree(checkpoint)
     return None
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Whether all that a resumed run needs is there and not cut short."""
+    try:
+        state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))  # written last
+        with safe_open(checkpoint / "model.safetensors", framework="pt"):  # checks the length
+            pass
+    except (OSError, ValueError, SafetensorError):
+        return False
+    # torch.save writes zip archives, whose directory stands at their end.
+    zipped = ("optimizer.pt", "scheduler.pt", "rng_state.pth")
+    return "global_step" in state and all(zipfile.is_zipfile(checkpoint / name) for name in zipped)
+
+
+def _point_to_best(checkpoint: Path) -> None:
+    """Let a checkpoint's state name the best epoch where it lies now: the Trainer keeps the path as once typed.
+
+    Where that path does not exist, as after a move, the Trainer would keep the last epoch's weights instead.
+    """
+    file = checkpoint / "trainer_state.json"
+    state = read_json(file)
+    best = checkpoint.with_name(f"checkpoint-{state['best_global_step']}")
+    if not best.is_dir():
+        raise CheckpointError(f"{best}, the best epoch so far, is gone: start anew with --force")
+    write_json(file, {**state, "best_model_checkpoint": str(best)})
 
 
 def _data_key(data: Path) -> dict[str, str]:

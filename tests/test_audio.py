@@ -442,22 +442,10 @@ def test_a_recording_at_the_right_rate_is_left_alone() -> None:
     assert resample(samples, SAMPLE_RATE, SAMPLE_RATE) is samples
 
 
-def test_a_part_of_a_recording_is_cut_before_resampling(tmp_path: Path) -> None:
-    samples = np.concatenate([tone(500.0, 8_000), tone(1500.0, 8_000), tone(500.0, 8_000)])
-    part = load(write(tmp_path / "three.wav", samples, rate=8_000), start=1.0, end=2.0)
-    assert len(part) == SAMPLE_RATE
-    assert loudest(part, SAMPLE_RATE) == pytest.approx(1500.0, abs=2)
-
-
 def test_what_is_shorter_than_the_network_needs_is_refused(tmp_path: Path) -> None:
     assert len(load(write(tmp_path / "just.wav", cry(TONE, 0.5)[:SHORTEST_SAMPLES]))) == SHORTEST_SAMPLES
     with pytest.raises(AudioError, match="too short"):
         load(write(tmp_path / "less.wav", cry(TONE, 0.5)[: SHORTEST_SAMPLES - 1]))
-
-
-def test_a_part_beyond_the_end_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(AudioError, match="too short"):
-        load(write(tmp_path / "cry.wav", cry(TONE, 0.5)), start=2.0, end=3.0)
 
 
 @trials(deadline=None, max_examples=50)
@@ -472,8 +460,8 @@ def test_normalising_equals_the_feature_extractor(seed: int, length: int, loudne
 
     samples = np.random.default_rng(seed).standard_normal(length).astype(np.float32) * np.float32(loudness)
     samples += np.float32(offset)
-    extractor = Wav2Vec2FeatureExtractor(do_normalize=True)
-    expected = extractor(samples, sampling_rate=SAMPLE_RATE)["input_values"][0]
+    # In double precision, as ours: in single precision its own rounding exceeds the tolerance beside a large offset.
+    (expected,) = Wav2Vec2FeatureExtractor.zero_mean_unit_var_norm([samples.astype(np.float64)], attention_mask=None)
     assert normalise(samples).dtype == np.float32
     assert np.abs(normalise(samples) - expected).max() <= 1e-5
 
@@ -500,3 +488,18 @@ def test_windows_are_evenly_placed(length: int, window: int) -> None:
     starts = [start for start, _ in window_bounds(length, window)]
     steps = np.diff(starts)
     assert len(steps) == 0 or steps.max() - steps.min() <= 1
+
+
+@pytest.mark.parametrize("level", [1e-2, 1.0, 1e20, 1e37])
+def test_the_level_of_a_recording_does_not_matter(level: float) -> None:
+    samples = cry(TONE, 0.3)
+    assert normalise(np.float32(level) * samples).std() == pytest.approx(1.0, abs=0.02)
+
+
+def test_links_to_folders_are_followed_and_never_in_a_circle(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    write(tmp_path / "elsewhere" / "cry.wav", cry(TONE, 0.5))
+    (tmp_path / "root" / "sub").mkdir(parents=True)
+    (tmp_path / "root" / "hungry").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "root" / "sub" / "back").symlink_to(tmp_path / "root")
+    assert list(find_recordings(tmp_path / "root")) == [tmp_path / "root" / "hungry" / "cry.wav"]

@@ -19,8 +19,9 @@ from conftest import Outcome, settings
 from safetensors.torch import load_file, save_file
 from transformers import Wav2Vec2Model
 
-from crycli.checkpoint import build_model, fetch, find_classifier, load_model, locate_backbone
+from crycli.checkpoint import build_model, fetch, find_classifier, load_model, locate_backbone, read_json
 from crycli.errors import CheckpointError
+from crycli.outputs import write_json
 
 FETCH = """
 import time
@@ -31,6 +32,12 @@ try:
 except crycli.checkpoint.CheckpointError as error:
     print(f"{time.monotonic() - started:.2f} {error}")
 """
+
+
+def test_a_backbone_with_an_adapter_is_refused(backbone: Path) -> None:
+    write_json(backbone / "config.json", {**read_json(backbone / "config.json"), "add_adapter": True})
+    with pytest.raises(CheckpointError, match="adapter"):
+        locate_backbone(settings(f"model.backbone={backbone}"))
 
 
 class Trap:
@@ -344,7 +351,7 @@ def test_offline_an_unknown_hub_name_says_what_to_do(
     message = train_refusal("nobody/no-such-model", *options)
     assert "nobody/no-such-model" in message
     assert "offline" in message
-    assert "model.backbone" in message
+    assert "download it" in message
 
 
 def test_offline_an_unknown_hub_name_is_no_classifier(predict_refusal: Callable[[Path], str]) -> None:
@@ -359,7 +366,7 @@ def test_a_hub_that_never_answers_is_given_up_within_five_seconds(silent_hub: st
     seconds, _, message = done.stdout.strip().partition(" ")
     assert float(seconds) < 5.0, done
     assert "nobody/no-such-model" in message
-    assert "model.backbone" in message
+    assert "download it" in message
     assert done.stdout.count("\n") == 1
 
 

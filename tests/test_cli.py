@@ -99,6 +99,10 @@ USAGE_ERRORS = [
     ["config", "file.yaml"],
     ["--verbos", "config"],
     ["config", "--set"],
+    ["train", "nowhere", "-o", "run", "--epochs", "0"],
+    ["train", "nowhere", "-o", "run", "--pooling", "median"],
+    ["predict", "a.wav", "-m", "nowhere", "--format", "nonsense"],
+    ["eval", "nowhere", "nowhere", "-o", "report", "--split", "some"],
 ]
 
 
@@ -133,14 +137,11 @@ FAILURES = [
     ["prepare", "empty", "-o", "data", "--set", "data.test_share=2"],
     ["prepare", "[bold]nowhere[/bold]", "-o", "data"],
     ["prepare", "a\nb", "-o", "data"],
-    ["train", "nowhere", "-o", "run", "--epochs", "0"],
-    ["train", "nowhere", "-o", "run", "--pooling", "median"],
-    ["train", "nowhere", "-o", "run", "--backbone", ""],
-    ["predict", "a.wav", "-m", "nowhere", "--format", "nonsense"],
+    ["config", "--set", "train.seed=4294967296"],
+    ["config", "--set", ".=3"],
     ["predict", "nowhere.wav", "-m", "nowhere"],
     ["predict", "empty", "-m", "nowhere"],
     ["eval", "nowhere", "nowhere", "-o", "report"],
-    ["eval", "nowhere", "nowhere", "-o", "report", "--split", "some"],
     ["export", "words.txt", "-o", "bundle"],
     ["demo", "-o", "words.txt"],
     ["demo", "-o", "demo", "--set", "train.epoch=3"],
@@ -211,7 +212,7 @@ def test_without_a_terminal_there_are_no_escape_codes(process: Command, cries: P
 
 
 def test_quiet_leaves_warnings_and_errors(crycli: Command, cries: Path, tmp_path: Path) -> None:
-    outcome = crycli("-q", "prepare", cries, "-o", tmp_path / "data")
+    outcome = crycli("-q", "prepare", cries, "-o", tmp_path / "data", "--set", r"data.group_by=baby-\d+")
     assert (outcome.code, outcome.out, outcome.err) == (0, "", "")
     outcome = crycli("-q", "prepare", cries, "-o", tmp_path / "data")
     assert (outcome.code, outcome.err.startswith("error: ")) == (1, True)
@@ -219,7 +220,7 @@ def test_quiet_leaves_warnings_and_errors(crycli: Command, cries: Path, tmp_path
         (tmp_path / "few" / label).mkdir(parents=True)
         for number in range(3 if label == "high" else 1):
             soundfile.write(tmp_path / "few" / label / f"{number}.wav", cry(300.0, 0.6), 16_000)
-    outcome = crycli("-q", "prepare", tmp_path / "few", "-o", tmp_path / "more")
+    outcome = crycli("-q", "prepare", tmp_path / "few", "-o", tmp_path / "more", "--set", "data.group_by=file")
     assert (outcome.code, outcome.out) == (0, "")
     assert outcome.err.splitlines() == [
         "warning: label low is missing from validation and test: its clips come from 1 group"
@@ -268,3 +269,26 @@ def test_an_interruption_exits_130_with_one_line(tmp_path: Path) -> None:
     (line,) = [line for line in err.decode().splitlines() if "s left" not in line]  # progress, after ten seconds
     assert line.startswith("error: interrupted")
     assert not (tmp_path / "data" / "train.csv").exists()
+
+
+def test_a_wrong_setting_beside_a_good_file_is_not_blamed_on_the_file(crycli: Command, tmp_path: Path) -> None:
+    (tmp_path / "good.yaml").write_text("train:\n  epochs: 3\n")
+    (tmp_path / "bad.yaml").write_text("train:\n  epohcs: 3\n")
+    assert "good.yaml" not in crycli("config", "-c", tmp_path / "good.yaml", "--set", "train.epohcs=3").err
+    assert "bad.yaml" in crycli("config", "-c", tmp_path / "bad.yaml").err
+
+
+def test_verbose_adds_the_traceback_of_a_failure(crycli: Command) -> None:
+    assert "Traceback" not in crycli("prepare", "nowhere", "-o", "data").err
+    assert "Traceback" in crycli("-v", "prepare", "nowhere", "-o", "data").err
+
+
+def test_help_that_cannot_be_written_is_one_line() -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("there is no /dev/full here")
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "crycli", "--help"], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert done.returncode != 0
+    assert "Traceback (most recent" not in done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections.abc import Callable
@@ -261,3 +262,38 @@ def test_class_numbers_are_integers_and_values_are_floats() -> None:
     assert labels([1.0, 0.0], [0.0, 0.0]).shape == (2, 2)
     assert labels(np.int64(1), np.int64(0)).dtype == torch.int64
     assert "labels" not in collator([{"input_values": clip}])
+
+
+@pytest.mark.parametrize("name", ["data[1]", "data*", "data?"])
+def test_a_folder_with_any_name_is_loaded(name: str, small: Path) -> None:
+    moved = small.rename(small.with_name(name))
+    assert len(load_and_prepare_datasets(moved, MINI)[0]) > 0
+
+
+def test_training_needs_no_test_part(small: Path) -> None:
+    (small / "test.csv").unlink()
+    prepared = prepare_datasets(small, MINI, parts=("train", "validation"))
+    assert set(prepared.parts) == {"train", "validation"}
+
+
+def test_a_group_on_two_sides_of_a_split_from_elsewhere_is_warned_of(
+    small: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    load_and_prepare_datasets(small, MINI)
+    assert "groups are in both" not in caplog.text
+    rows = (small / "train.csv").read_text().splitlines()
+    (small / "validation.csv").write_text("\n".join(rows[:3]) + "\n")
+    logging.getLogger("crycli").propagate = True
+    load_and_prepare_datasets(small, MINI)
+    assert "groups are in both train.csv and validation.csv" in caplog.text
+
+
+def test_a_recording_that_became_readable_is_no_longer_left_out(small: Path) -> None:
+    recording = first_clip(small)
+    content, times = recording.read_bytes(), recording.stat()
+    recording.write_bytes(bytes(len(content)))
+    os.utime(recording, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert len(prepare_datasets(small, MINI).unreadable) == 1
+    recording.write_bytes(content)
+    os.utime(recording, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert prepare_datasets(small, MINI).unreadable == {}

@@ -426,6 +426,37 @@ def test_names_that_tell_no_baby_from_another_are_warned_of(cries: Path, tmp_pat
     assert not any("data.group_by" in warning for warning in told.warnings)
 
 
+@pytest.mark.parametrize("rule", ["(?P<group>[A-Z]+)-", "donateacry", "esc"])
+def test_a_rule_for_groups_that_fits_no_recording_is_refused(rule: str, cries: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"data\.group_by.*fits no recording"):
+        prepare(cries, tmp_path / "data", f"data.group_by={rule}")
+
+
+def test_a_rule_for_groups_that_misses_recordings_says_how_many(cries: Path, tmp_path: Path) -> None:
+    result = prepare(cries, tmp_path / "data", "data.group_by=baby-0[0-3]")
+    assert any("16 of 32 recordings do not fit" in warning for warning in result.warnings)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_label_that_shares_all_its_groups_is_still_trained_on(seed: int) -> None:
+    groups = {"a": ("g1", "g2"), "b": ("g4", "g3"), "x": ("g2", "g3")}
+    clips = [
+        Clip(Path(f"{label}-{group}-{take}.wav"), label, group)
+        for label, some in groups.items()
+        for group in some
+        for take in range(3)
+    ]
+    assert {clip.label for clip in split(clips, 0.15, 0.15, seed)["train"]} == {"a", "b", "x"}
+
+
+def test_folders_of_one_name_below_two_roots_are_two_groups(tmp_path: Path) -> None:
+    for root in ("s1", "s2", "s3"):
+        write_cries(tmp_path / root, babies=2)
+    roots = [tmp_path / "s1", tmp_path / "s2", tmp_path / "s3"]
+    result = prepare_dataset_csv(roots, tmp_path / "data", settings("data.group_by=folder"))
+    assert len({clip.group for part in result.parts.values() for clip in part}) == 6
+
+
 def test_too_few_groups_are_refused(tmp_path: Path) -> None:
     write_cries(tmp_path / "cries", babies=2)
     with pytest.raises(DataError, match=r"2 groups are too few.*data\.group_by"):

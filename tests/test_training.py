@@ -139,7 +139,7 @@ def test_a_run_leaves_everything_behind_and_returns_the_trainer(
     assert [row["epoch"] for row in history(tmp_path / "run")] == [1, 2]
     metrics = results(tmp_path / "run")
     assert metrics["labels"] == ["high", "low"]
-    assert metrics["clips"] == {"train": 24, "validation": 4, "test": 4}
+    assert metrics["clips"] == {"train": 24, "validation": 4}
     assert metrics["weights"] > metrics["weights_trained"] > 0
 
 
@@ -234,6 +234,45 @@ def test_a_moved_run_resumes_to_the_same_weights(fit: Train, tmp_path: Path) -> 
     run.rename(tmp_path / "moved")
     fit("moved", *whole, resume=True)
     assert same(weights(tmp_path / "moved"), weights(other))
+
+
+def test_a_run_that_is_finished_and_moved_resumes_to_its_best_weights(fit: Train, tmp_path: Path) -> None:
+    rate = ("train.learning_rate=0.2", "train.warmup_share=0.0", "model.freeze=backbone")
+    whole = ("train.epochs=4", "train.keep_checkpoints=5", *rate)
+    run = fit("run", *whole)
+    assert results(run)["best_epoch"] < 3
+    best = weights(run)
+    shutil.rmtree(run / "model")
+    run.rename(tmp_path / "moved")
+    fit("moved", *whole, resume=True)
+    assert same(weights(tmp_path / "moved"), best)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth"])
+@pytest.mark.parametrize("damage", ["missing", "cut"])
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(name: str, damage: str, fit: Train) -> None:
+    whole = ("train.epochs=2", "train.keep_checkpoints=5")
+    run = fit("run", *whole)
+    finished = weights(run)
+    file = newest(run) / name
+    if damage == "missing":
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    if results(run)["best_epoch"] == 2:
+        shutil.copytree(newest(run), newest(run).with_name("checkpoint-1 (copy)"))  # of no concern
+    fit("run", *whole, resume=True)
+    assert same(weights(run), finished)
+
+
+def test_a_clip_shorter_than_the_masks_of_the_backbone_trains(backbones: dict[str, Path], tmp_path: Path) -> None:
+    backbone = Path(shutil.copytree(backbones["layer"], tmp_path / "backbone"))
+    content = json.loads((backbone / "config.json").read_text())
+    (backbone / "config.json").write_text(json.dumps({**content, "mask_time_length": 60}))
+    write_cries(tmp_path / "cries", babies=4)
+    prepare_dataset_csv([tmp_path / "cries"], tmp_path / "data", settings("data.group_by=baby-\\d+"))
+    train(tmp_path / "data", tmp_path / "run", settings(f"model.backbone={backbone}", "train.epochs=1"))
+    assert (tmp_path / "run" / "model").is_dir()
 
 
 def test_resuming_what_is_finished_changes_nothing(
