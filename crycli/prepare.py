@@ -21,8 +21,6 @@ from crycli.outputs import claim_folder, refuse_existing, write_json
 from crycli.parallel import map_ordered
 from crycli.progress import OnStep, Step, silent
 
-FILES = (*(f"{part}.csv" for part in PARTS), "rejected.csv", "prepare.json")
-
 DONATEACRY_NAME = re.compile(
     r"(?P<uuid>[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12})"
     r"-\d+-[\d.]+-[a-z]+-\d+-(?P<reason>[a-z]{2})$"
