@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from crycli.errors import AudioError
+from crycli.errors import AudioError, DataError
 
 Samples = npt.NDArray[np.float32]
 """(samples,) float32, mono, full scale at 1.0."""
@@ -80,6 +80,17 @@ def find_recordings(root: Path) -> Iterator[Path]:
         for name in sorted(names):
             if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES:
                 yield Path(folder, name)
+
+
+def no_recordings(folder: Path) -> DataError:
+    """The error for a folder in which `find_recordings` finds nothing."""
+    return DataError(f"no recordings in {folder}: looked for {', '.join(sorted(SUFFIXES))}")
+
+
+def refuse_short(seconds: float, min_seconds: float) -> None:
+    """Raise `AudioError` where a recording is shorter than `data.min_seconds`."""
+    if seconds < min_seconds:
+        raise AudioError(f"too short: {seconds:.3f} s, and data.min_seconds is {min_seconds}")
 
 
 def decode(path: Path) -> Recording:

@@ -45,8 +45,7 @@ MINI_ARCHITECTURE: dict[str, Any] = {
     "activation_dropout": 0.0,
 }
 
-OWN_TYPE = "crycli_wav2vec2"
-BACKBONE_TYPES = ("wav2vec2", OWN_TYPE)
+PLAIN_TYPE, OWN_TYPE = "wav2vec2", "crycli_wav2vec2"
 HEAD = "classifier."  # the prefix of the head's weights
 HUB_NAME = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 HUB_SECONDS = 3.5  # without a network the libraries' own retries take 23 s
@@ -102,7 +101,7 @@ def find_classifier(name: str, *, offline: bool = False) -> Classifier:
 def _describe_model_folder(folder: Path) -> Classifier:
     content = read_json(folder / "config.json")
     kind = content.get("model_type")
-    if kind in BACKBONE_TYPES and kind != OWN_TYPE:
+    if kind == PLAIN_TYPE:
         raise CheckpointError(f"{folder} is a bare {kind} backbone, not a classifier: train one from it first")
     if kind != OWN_TYPE:
         raise CheckpointError(f"{folder} holds a model of type {kind}: crycli uses the ones that `crycli train` makes")
@@ -191,10 +190,11 @@ def locate_backbone(config: Config) -> Path | None:
         folder = folder / "model"
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"model.backbone: {folder} has no config.json: it is not a wav2vec2 checkpoint")
-    kind = read_json(folder / "config.json").get("model_type")
-    if kind not in BACKBONE_TYPES:
+    content = read_json(folder / "config.json")
+    kind = content.get("model_type")
+    if kind not in (PLAIN_TYPE, OWN_TYPE):
         raise CheckpointError(f"model.backbone: {name} is a {kind} model; crycli takes wav2vec2 checkpoints")
-    if read_json(folder / "config.json").get("add_adapter"):
+    if content.get("add_adapter"):
         raise CheckpointError(f"model.backbone: {name} has an adapter, which mixes padding in: use one without")
     return folder
 

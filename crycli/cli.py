@@ -136,9 +136,10 @@ def _config(file: Path | None, assignments: list[str] | None, **flags: object) -
     from crycli.config import load_config
     from crycli.errors import ConfigError
 
-    load_config(file, assignments or ())
+    settings = load_config(file, assignments or ())
+    given = {key.replace("__", "."): value for key, value in flags.items() if value is not None}
     try:
-        return load_config(file, assignments or (), {key.replace("__", "."): value for key, value in flags.items()})
+        return load_config(file, assignments or (), given) if given else settings
     except ConfigError as error:
         raise typer.BadParameter(str(error)) from None
 
@@ -249,17 +250,16 @@ def eval(  # noqa: A001 - the command's name
 ) -> None:
     """Score a classifier on a part of the data."""
     from crycli import console
-    from crycli.evaluation import evaluate, label_rows, summary_rows
+    from crycli.evaluation import LABEL_HEADER, SUMMARY_HEADER, evaluate, label_rows, summary_rows
 
     settings = _config(config, assignments, eval__split=split)
     with console.progress() as on_step:
         evaluation = evaluate(model, data, output, settings, force=force, on_step=on_step)
     report = evaluation.report
-    header = ("label", "clips", "precision", "recall", "F1", "AUC")
-    console.table("labels", header, label_rows(report), numeric=header[1:])
+    console.table("labels", LABEL_HEADER, label_rows(report), numeric=LABEL_HEADER[1:])
     console.table(
         f"{model} on the {evaluation.split} part: {report.clips} clips of {report.groups} groups",
-        ("score", "value", "against"),
+        SUMMARY_HEADER,
         summary_rows(report),
         numeric=("value",),
     )

@@ -24,6 +24,7 @@ from rich.progress import (
     ProgressColumn,
     SpinnerColumn,
     Task,
+    TaskID,
     TextColumn,
     TimeRemainingColumn,
 )
@@ -163,7 +164,7 @@ class _Bars:
             console=_errors,
             transient=True,
         )
-        self._tasks: dict[str, tuple[int, int]] = {}
+        self._tasks: dict[str, tuple[TaskID, int]] = {}
 
     def __enter__(self) -> _Bars:
         self._progress.start()
@@ -174,12 +175,13 @@ class _Bars:
 
     def show(self, step: Step) -> None:
         task, done = self._tasks.get(step.name, (None, 0))
-        if task is None or step.done < done:  # the step begins, or begins anew
-            if task is not None:
-                self._progress.remove_task(task)  # type: ignore[arg-type]
+        if task is not None and step.done < done:  # the step begins anew
+            self._progress.remove_task(task)
+            task = None
+        if task is None:
             task = self._progress.add_task(step.name, total=step.total, unit=step.unit, detail="")
         self._tasks[step.name] = (task, step.done)
-        self._progress.update(task, completed=step.done, total=step.total, detail=escape(step.detail))  # type: ignore[arg-type]
+        self._progress.update(task, completed=step.done, total=step.total, detail=escape(step.detail))
 
 
 class _Lines:

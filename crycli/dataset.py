@@ -237,8 +237,7 @@ def _preprocess(
 def _read_clip(path: Path, extractor: Wav2Vec2FeatureExtractor, config: Config) -> audio.Samples:
     rate = extractor.sampling_rate
     samples = audio.load(path, rate)
-    if len(samples) < config.data.min_seconds * rate:
-        raise AudioError(f"too short: {len(samples) / rate:.3f} s, and data.min_seconds is {config.data.min_seconds}")
+    audio.refuse_short(len(samples) / rate, config.data.min_seconds)
     samples = samples[: round(config.data.max_seconds * rate)]
     return audio.normalise(samples) if extractor.do_normalize else samples
 

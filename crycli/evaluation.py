@@ -21,6 +21,9 @@ from crycli.outputs import claim_folder, refuse_existing, write_bytes, write_jso
 from crycli.predictions import Prediction, columns, to_row
 from crycli.progress import OnStep, Step, silent
 
+SUMMARY_HEADER = ("score", "value", "against")
+LABEL_HEADER = ("label", "clips", "precision", "recall", "F1", "AUC")
+
 logger = logging.getLogger(__name__)
 
 
@@ -123,7 +126,7 @@ def _write(
 
 
 def summary_rows(report: Report) -> list[tuple[str, ...]]:
-    """The overall scores: name, value, and what it is to be held against."""
+    """The overall scores, under `SUMMARY_HEADER`; against: what a score is to be held against."""
     return [
         (
             "accuracy",
@@ -139,7 +142,7 @@ def summary_rows(report: Report) -> list[tuple[str, ...]]:
 
 
 def label_rows(report: Report) -> list[tuple[str, ...]]:
-    """The scores of each label: name, clips, precision, recall, F1, AUC."""
+    """The scores of each label, under `LABEL_HEADER`."""
     return [
         (name, str(entry.support), *map(number, (entry.precision, entry.recall, entry.f1, entry.auc)))
         for name, entry in report.labels.items()
@@ -162,9 +165,9 @@ def to_markdown(evaluation: Evaluation, model: str) -> str:
         f"{report.clips} clips of {report.groups} groups"
         + (f"; {evaluation.unreadable} more could not be read and are not scored." if evaluation.unreadable else "."),
         "",
-        *_markdown_table(("score", "value", "against"), summary_rows(report)),
+        *_markdown_table(SUMMARY_HEADER, summary_rows(report)),
         "",
-        *_markdown_table(("label", "clips", "precision", "recall", "F1", "AUC"), label_rows(report)),
+        *_markdown_table(LABEL_HEADER, label_rows(report)),
         "",
         "Confusion matrix (rows true, columns answered):",
         "",

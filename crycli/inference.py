@@ -135,7 +135,7 @@ def find_inputs(paths: Iterable[Path]) -> list[Path]:
         if path.is_dir():
             below = list(audio.find_recordings(path))
             if not below:
-                raise DataError(f"no recordings in {path}: looked for {', '.join(sorted(audio.SUFFIXES))}")
+                raise audio.no_recordings(path)
             recordings += below
         elif path.exists():
             recordings.append(path)

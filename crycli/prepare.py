@@ -139,7 +139,7 @@ def scan(roots: Sequence[Path], config: Config, on_step: OnStep = silent) -> lis
                 paths.append(path)
             on_step(Step("scan", len(found) + below, None, "recordings"))
         if not below:
-            raise DataError(f"no recordings in {root}: looked for {', '.join(sorted(audio.SUFFIXES))}")
+            raise audio.no_recordings(root)
         if not paths:
             logger.warning("every recording below %s was found below another root already", root)
             continue
@@ -167,13 +167,14 @@ def _describe(root: Path, paths: list[Path], config: Config, *, several_roots: b
         label, problem = _label(root, relative, depth, config.data.label_by, several_roots)
         posix = relative.as_posix()
         group = grouping(posix)
-        if several_roots and (group == posix or rule == "folder"):
+        told = group != posix
+        if several_roots and (not told or rule == "folder"):
             group = f"{root.name}/{group}"  # the same path below two roots is two recordings
         try:
             str(path).encode("utf-8")
         except UnicodeEncodeError:
             problem = "its name is not valid UTF-8: rename it"
-        found.append(Found(path, posix, label, group, problem, told=grouping(posix) != posix))
+        found.append(Found(path, posix, label, group, problem, told))
     return found
 
 
@@ -253,11 +254,9 @@ def _check(found: list[Found], config: Config, on_step: OnStep) -> tuple[list[Cl
     def probe(item: Found) -> tuple[Found, audio.Recording | None, str]:
         try:
             recording = audio.decode(item.path)
+            audio.refuse_short(recording.seconds, config.data.min_seconds)
         except AudioError as error:
             return item, None, str(error)
-        if recording.seconds < config.data.min_seconds:
-            reason = f"too short: {recording.seconds:.3f} s, and data.min_seconds is {config.data.min_seconds}"
-            return item, None, reason
         return item, recording, ""
 
     for done, (item, recording, problem) in enumerate(map_ordered(probe, labelled, config.workers), start=1):

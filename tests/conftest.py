@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -93,6 +94,17 @@ def data(cries: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """A dataset to be changed: 16 recordings, of two labels and four babies, and its manifests beside them."""
+    from crycli.prepare import prepare_dataset_csv
+
+    write_cries(tmp_path / "small" / "cries", babies=4)
+    babies = settings("data.group_by=baby-\\d+")
+    prepare_dataset_csv([tmp_path / "small" / "cries"], tmp_path / "small", babies, force=True)
+    return tmp_path / "small"
+
+
 @pytest.fixture(scope="session")
 def backbones(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Tiny plain wav2vec2 checkpoints with random weights: "group" and "layer" norm."""
@@ -136,6 +148,11 @@ def bundles(runs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> 
 def settings(*assignments: str) -> Config:
     """The defaults with some settings changed, as by --set."""
     return load_config(None, assignments)
+
+
+def interruptible() -> None:
+    """For `preexec_fn`: a shell that runs the tests in the background has its children ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @dataclass(frozen=True)

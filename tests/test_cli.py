@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import soundfile
-from conftest import cry
+from conftest import cry, interruptible
 
 import crycli as package
 from crycli.config import Config, load_config, to_yaml
@@ -257,7 +257,8 @@ def test_an_interruption_exits_130_with_one_line(tmp_path: Path) -> None:
         for number in range(2000):  # over 10 s of decoding, of which the test waits for none
             os.link(recording, tmp_path / "cries" / label / f"{number}.wav")
     command = [sys.executable, "-m", "crycli", "prepare", str(tmp_path / "cries"), "-o", str(tmp_path / "data")]
-    with subprocess.Popen([*command, "--set", "workers=1"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([*command, "--set", "workers=1"], preexec_fn=interruptible, **streams) as running:
         for _ in range(600):
             if (tmp_path / "data").is_dir():  # claimed once the scan is done
                 break

@@ -29,15 +29,6 @@ from crycli.progress import Step
 MINI = settings("model.backbone=mini")
 
 
-@pytest.fixture
-def small(tmp_path: Path) -> Path:
-    """A dataset to be changed: 16 recordings, of two labels and four babies, and its manifests beside them."""
-    write_cries(tmp_path / "small" / "cries", babies=4)
-    babies = settings("data.group_by=baby-\\d+")
-    prepare_dataset_csv([tmp_path / "small" / "cries"], tmp_path / "small", babies, force=True)
-    return tmp_path / "small"
-
-
 def decoded(data: Path, config: Config = MINI) -> int:
     """How many clips are decoded to load a dataset: none where all come from the cache."""
     steps: list[Step] = []

@@ -26,15 +26,6 @@ from crycli.training import train
 FILES = {"metrics.json", "predictions.csv", "confusion_matrix.png", "report.md"}
 
 
-@pytest.fixture
-def own(tmp_path: Path) -> Path:
-    """A dataset to be changed: 16 recordings, of two labels and four babies, and its manifests beside them."""
-    write_cries(tmp_path / "own" / "cries", babies=4)
-    babies = settings("data.group_by=baby-\\d+")
-    prepare_dataset_csv([tmp_path / "own" / "cries"], tmp_path / "own", babies, force=True)
-    return tmp_path / "own"
-
-
 @pytest.fixture(scope="module")
 def report(runs: dict[str, Path], data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The report of a run on its training part, where there is most to see. Not to be changed by a test."""
@@ -117,11 +108,11 @@ def test_the_test_part_is_scored_where_none_is_named(runs: dict[str, Path], data
 
 
 def test_a_missing_recording_is_left_out_counted_and_named(
-    runs: dict[str, Path], own: Path, tmp_path: Path, crycli: Callable[..., Outcome]
+    runs: dict[str, Path], small: Path, tmp_path: Path, crycli: Callable[..., Outcome]
 ) -> None:
-    clips = read_manifest(own / "train.csv")
+    clips = read_manifest(small / "train.csv")
     clips[0].path.unlink()
-    done = crycli("eval", runs["layer"], own, "-o", tmp_path / "report", "--split", "train")
+    done = crycli("eval", runs["layer"], small, "-o", tmp_path / "report", "--split", "train")
     assert done.code == 3
     assert f"left out {clips[0].path}: no such file" in done.err
     found = scores(tmp_path / "report")
@@ -133,37 +124,37 @@ def test_a_missing_recording_is_left_out_counted_and_named(
     assert "1 more could not be read" in (tmp_path / "report" / "report.md").read_text()
 
 
-def test_a_part_of_which_nothing_can_be_read_is_an_error(runs: dict[str, Path], own: Path, tmp_path: Path) -> None:
-    for clip in read_manifest(own / "test.csv"):
+def test_a_part_of_which_nothing_can_be_read_is_an_error(runs: dict[str, Path], small: Path, tmp_path: Path) -> None:
+    for clip in read_manifest(small / "test.csv"):
         clip.path.unlink()
     with pytest.raises(DataError, match="no such file"):
-        evaluate(str(runs["layer"]), own, tmp_path / "report")
+        evaluate(str(runs["layer"]), small, tmp_path / "report")
     assert not (tmp_path / "report" / "metrics.json").exists()
 
 
-def test_labels_that_the_model_does_not_know_are_refused(runs: dict[str, Path], own: Path, tmp_path: Path) -> None:
-    file = own / "test.csv"
+def test_labels_that_the_model_does_not_know_are_refused(runs: dict[str, Path], small: Path, tmp_path: Path) -> None:
+    file = small / "test.csv"
     file.write_text(file.read_text().replace(",low,", ",unheard,"))
     with pytest.raises(DataError, match="unheard"):
-        evaluate(str(runs["layer"]), own, tmp_path / "report")
+        evaluate(str(runs["layer"]), small, tmp_path / "report")
     assert not (tmp_path / "report").exists()
 
 
-def test_a_part_that_lacks_a_label_has_scores(runs: dict[str, Path], own: Path, tmp_path: Path) -> None:
-    file = own / "test.csv"
+def test_a_part_that_lacks_a_label_has_scores(runs: dict[str, Path], small: Path, tmp_path: Path) -> None:
+    file = small / "test.csv"
     file.write_text("".join(line for line in file.read_text().splitlines(keepends=True) if ",low," not in line))
-    found = evaluate(str(runs["layer"]), own, tmp_path / "report")
+    found = evaluate(str(runs["layer"]), small, tmp_path / "report")
     assert found.report.labels["low"].support == 0
     assert scores(tmp_path / "report")["macro_auc"] is None
 
 
-def test_an_empty_or_missing_part_is_an_error(runs: dict[str, Path], own: Path, tmp_path: Path) -> None:
-    (own / "test.csv").write_text("path,label\n")
+def test_an_empty_or_missing_part_is_an_error(runs: dict[str, Path], small: Path, tmp_path: Path) -> None:
+    (small / "test.csv").write_text("path,label\n")
     with pytest.raises(DataError, match=r"test\.csv is empty"):
-        evaluate(str(runs["layer"]), own, tmp_path / "report")
-    (own / "test.csv").unlink()
+        evaluate(str(runs["layer"]), small, tmp_path / "report")
+    (small / "test.csv").unlink()
     with pytest.raises(DataError, match=r"test\.csv"):
-        evaluate(str(runs["layer"]), own, tmp_path / "report")
+        evaluate(str(runs["layer"]), small, tmp_path / "report")
 
 
 def test_a_folder_without_a_model_is_refused_before_the_output_is_touched(data: Path, tmp_path: Path) -> None:

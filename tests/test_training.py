@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Outcome, settings, write_cries
+from conftest import Outcome, interruptible, settings, write_cries
 from safetensors.torch import load_file, save_file
 from transformers import Trainer
 
@@ -81,7 +81,9 @@ def start(data: Path, run: Path, config: Path, tmp_path: Path) -> subprocess.Pop
     """Train in a process of its own; returns once the second checkpoint is whole."""
     command = [sys.executable, "-m", "crycli", "-q", "train", str(data), "-o", str(run), "-c", str(config)]
     with (tmp_path / "stderr").open("w") as stderr:
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr, text=True)
+        process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=stderr, text=True, preexec_fn=interruptible
+        )
     deadline = time.monotonic() + 120
     while len(list(run.glob("checkpoints/checkpoint-*/trainer_state.json"))) < 2:
         assert process.poll() is None, (tmp_path / "stderr").read_text()
