@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
+import re
+import stat
+import struct
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from crycli.errors import AudioError, DataError
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
 
 Samples = npt.NDArray[np.float32]
 """(samples,) float32, mono, full scale at 1.0."""
@@ -27,12 +34,35 @@ SUFFIXES = frozenset(
     ".wav .wave .flac .mp3 .ogg .oga .opus .m4a .aac .mp4 .3gp .3gpp .3g2 .amr .caf .webm .mka .aif .aiff "
     ".aifc .au .snd .wma .w64 .rf64 .mp2".split()
 )
+PICTURES = (b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"avif", b"avis")  # brands of ISO files that hold no sound
+MPEG_SYNC = (b"\xff\xfb", b"\xff\xf3", b"\xff\xf2", b"\xff\xfa", b"\xff\xf1", b"\xff\xf9")
 
 SOUNDFILE_MAGIC = (b"RIFF", b"RIFX", b"RF64", b"riff", b"FORM", b"fLaC", b"OggS", b".snd", b"dns.", b"caff")
 """First bytes of the files that libsndfile is given. MPEG is not among them, because its decoder prints to standard
 error about damaged files; nor is what libsndfile would take for raw samples by its suffix."""
+SOUNDFILE_CODECS = {
+    "PCM_S8": "pcm_s8",
+    "PCM_U8": "pcm_u8",
+    "PCM_16": "pcm_s16",
+    "PCM_24": "pcm_s24",
+    "PCM_32": "pcm_s32",
+    "FLOAT": "pcm_f32",
+    "DOUBLE": "pcm_f64",
+    "ULAW": "pcm_mulaw",
+    "ALAW": "pcm_alaw",
+}
+"""soundfile's names to FFmpeg's, without the byte order."""
+BYTE_ORDER = re.compile(r"(?<=^pcm_...)[lb]e$")
+LONGEST_OGG_PAGE = 65_307  # bytes
+STREAMED_SIZE = 0x7FFF_0000
 LOWEST_RATE, HIGHEST_RATE = 1_000, 768_000  # Hz; what a damaged header says beyond them would fill the memory
 PLAYLISTS = frozenset({"concat", "hls", "dash", "imf"})  # FFmpeg formats that point to other files
+TIMED = frozenset({"mov", "matroska", "asf", "caf"})
+"""FFmpeg formats that store their duration; elsewhere it is guessed from the bit rate."""
+SEEKABLE = TIMED | {"mp3", "aac", "amr"}
+"""FFmpeg formats in which seeking is exact (to a millisecond in matroska); others are decoded from the start."""
+SEEK_MARGIN = 1.0  # s decoded before the start that is asked for: Opus needs 80 ms to settle
+MISSING_SECONDS = 0.5  # encoders disagree with their containers by up to two frames of 64 ms
 
 logger = logging.getLogger(__name__)
 
@@ -42,16 +72,20 @@ _av_lock = threading.Lock()
 
 @dataclass(frozen=True)
 class Recording:
-    """A decoded file.
+    """A decoded file, or an excerpt of it.
 
     Attributes:
         samples: (samples,) float32, the mean of the channels.
         sample_rate: Hz, as stored in the file.
+        channels: as stored in the file.
+        codec: as FFmpeg calls it, without the byte order: pcm_s16, vorbis, amrnb.
         cut_short: the file is damaged and only its beginning could be decoded.
     """
 
     samples: Samples
     sample_rate: int
+    channels: int = 1
+    codec: str = ""
     cut_short: bool = False
 
     @property
@@ -60,8 +94,17 @@ class Recording:
         return len(self.samples) / self.sample_rate
 
 
+@dataclass(frozen=True)
+class Excerpt:
+    """A recording, or the part of it between two times in seconds."""
+
+    path: Path
+    start: float | None = None
+    end: float | None = None
+
+
 def find_recordings(root: Path) -> Iterator[Path]:
-    """The files below a folder that have an audio suffix, in upper or lower case, sorted.
+    """The recordings below a folder, by their suffix in upper or lower case or by their first bytes, sorted.
 
     Hidden ones are skipped, links to folders followed, each folder once.
     """
@@ -78,8 +121,30 @@ def find_recordings(root: Path) -> Iterator[Path]:
             if not name.startswith(".") and os.path.realpath(os.path.join(folder, name)) not in visited
         )
         for name in sorted(names):
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES:
+            known = os.path.splitext(name)[1].lower() in SUFFIXES
+            if not name.startswith(".") and (known or _holds_sound(os.path.join(folder, name))):
                 yield Path(folder, name)
+
+
+def _holds_sound(path: str) -> bool:
+    """Whether a file's first bytes are those of a recording or a film."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would block
+            return False
+        with open(path, "rb") as file:
+            first = file.read(12)
+    except OSError:
+        return False
+    kind = first[8:12]
+    return (
+        (first[:4] in (b"RIFF", b"RIFX", b"RF64") and kind in (b"WAVE", b"AVI "))
+        or (first[:4] == b"FORM" and kind in (b"AIFF", b"AIFC"))
+        or (first[4:8] == b"ftyp" and kind not in PICTURES)
+        or first.startswith(
+            (b"fLaC", b"OggS", b".snd", b"caff\0", b"#!AMR", b"ID3", b"\x1aE\xdf\xa3", b"0&\xb2u\x8ef\xcf")
+        )
+        or first.startswith(MPEG_SYNC)
+    )
 
 
 def no_recordings(folder: Path) -> DataError:
@@ -93,88 +158,178 @@ def refuse_short(seconds: float, min_seconds: float) -> None:
         raise AudioError(f"too short: {seconds:.3f} s, and data.min_seconds is {min_seconds}")
 
 
-def decode(path: Path) -> Recording:
-    """Decode a file: with soundfile, and with PyAV (FFmpeg) what soundfile cannot read.
+def decode(path: Path, start: float | None = None, end: float | None = None) -> Recording:
+    """Decode a file, or the part of it from `start` to `end` in seconds.
 
     Raises:
         AudioError: it is missing, unreadable, no audio, empty, or holds NaN or infinite samples.
     """
-    if not path.is_file():
-        raise AudioError("no such file" if not path.exists() else "not a file")
-    if not os.access(path, os.R_OK):
-        raise AudioError("permission denied")
-    if path.stat().st_size == 0:
-        raise AudioError("empty file")
-    with path.open("rb") as file:
-        magic = file.read(4)
-    recording = _decode_with_soundfile(path) if magic in SOUNDFILE_MAGIC else None
-    decoder = "soundfile"
-    if recording is None:
-        decoder = "PyAV"
-        with _av_lock:
-            recording = _decode_with_av(path)
-    logger.debug("%s: %.3f s at %d Hz, by %s", path, recording.seconds, recording.sample_rate, decoder)
-    if len(recording.samples) == 0:
-        raise AudioError("no samples in it")
-    if not np.isfinite(recording.samples).all():
-        raise AudioError("holds samples that are NaN or infinite")
-    return recording
+    reader = Reader(path, start, end)
+    blocks = list(reader)
+    logger.debug("%s: %s at %d Hz", path, reader.codec, reader.sample_rate)
+    return Recording(np.concatenate(blocks), reader.sample_rate, reader.channels, reader.codec, reader.cut_short)
 
 
-def _decode_with_soundfile(path: Path) -> Recording | None:
-    """None where soundfile cannot read the whole file or finds no frames in it: PyAV salvages more of a damaged one."""
-    import soundfile
+class Reader:
+    """A recording that is decoded block by block: by soundfile, or by PyAV (FFmpeg) what soundfile cannot read.
 
-    try:
-        with soundfile.SoundFile(os.fspath(path)) as file:
-            rate = int(file.samplerate)
-            _check_rate(rate)
-            # In blocks: many channels of a long recording never stand in memory together.
-            pieces = file.blocks(BLOCK_SECONDS * rate, dtype="float32", always_2d=True)  # each (frames, channels)
-            blocks = [piece.mean(axis=1) for piece in pieces]
-    except (soundfile.LibsndfileError, OSError, ValueError):
-        return None
-    samples = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
-    return Recording(samples, rate) if len(samples) else None
+    Iterating gives (samples,) float32 blocks of up to a minute, the mean of the channels, at least one sample in all.
 
+    Attributes:
+        sample_rate: Hz, as stored; this and the next two are known with the first block.
+        channels: as stored.
+        codec: see `Recording`.
+        cut_short: the file is damaged and ends early; known after the last block.
 
-def _decode_with_av(path: Path) -> Recording:
-    import av
+    Raises:
+        AudioError: see `decode`.
+    """
 
-    blocks: list[npt.NDArray[Any]] = []
-    cut_short = False
-    rate = 0
-    # "file" alone: a text file that FFmpeg takes for a playlist must not send it to a network or another format.
-    options = {"protocol_whitelist": "file"}
-    try:
-        with av.open(os.path.abspath(path), metadata_errors="ignore", options=options) as container:
-            if PLAYLISTS & set(container.format.name.split(",")):
-                raise AudioError("a playlist, not a recording")
-            if not container.streams.audio:
-                raise AudioError("no audio in it")
-            # Without a layout the channels stay apart: FFmpeg's own mono is sqrt(2) louder than their mean.
-            # Frames of 65,536 samples: some codecs have packets of 64, and each array costs 10 us.
-            resampler = av.AudioResampler(format="fltp", frame_size=65_536)
-            try:
-                for frame in container.decode(container.streams.audio[0]):
-                    if not rate:
-                        rate = frame.sample_rate
-                        _check_rate(rate)
-                    blocks += [part.to_ndarray().mean(axis=0) for part in resampler.resample(frame)]
-            except (av.FFmpegError, ValueError):
-                cut_short = True
-            if rate:
-                blocks += [part.to_ndarray().mean(axis=0) for part in resampler.resample(None)]
-    except (av.FFmpegError, OSError, ValueError) as error:
-        raise AudioError(f"not a readable recording ({_reason(error)})") from None
-    if not blocks:
-        raise AudioError("damaged: nothing in it can be decoded" if cut_short else "no samples in it")
-    return Recording(np.concatenate(blocks).astype(np.float32), rate, cut_short)
+    def __init__(self, path: Path, start: float | None = None, end: float | None = None) -> None:
+        self.path = path
+        self.sample_rate = 0
+        self.channels = 0
+        self.codec = ""
+        self.cut_short = False
+        self._start = start or 0.0
+        self._end = math.inf if end is None else end
+        self._done = 0  # samples given so far
+        self._first_time: float | None = None
 
+    def __iter__(self) -> Iterator[Samples]:
+        magic = self._check_file()
+        if magic in SOUNDFILE_MAGIC:
+            yield from self._count(self._soundfile_blocks())
+        if not self._done or self.cut_short:
+            yield from self._count(_locked(self._av_blocks()))
+        elif self._wants_all:
+            self.cut_short = _lacks_its_end(self.path, magic)
+        if not self._done:
+            raise AudioError("damaged: nothing in it can be decoded" if self.cut_short else "no samples in it")
 
-def _check_rate(rate: int) -> None:
-    if not LOWEST_RATE <= rate <= HIGHEST_RATE:
-        raise AudioError(f"damaged: its header gives a sample rate of {rate:,} Hz")
+    @property
+    def _wants_all(self) -> bool:
+        return self._start == 0.0 and self._end == math.inf
+
+    def _check_file(self) -> bytes:
+        """The first bytes of a file that is there, is a file, can be read and is not empty."""
+        if not self.path.is_file():
+            raise AudioError("no such file" if not self.path.exists() else "not a file")
+        if not os.access(self.path, os.R_OK):
+            raise AudioError("permission denied")
+        with self.path.open("rb") as file:
+            magic = file.read(4)
+        if not magic:
+            raise AudioError("empty file")
+        return magic
+
+    def _count(self, blocks: Iterator[Samples]) -> Iterator[Samples]:
+        for block in blocks:
+            if not np.isfinite(block).all():
+                raise AudioError("holds samples that are NaN or infinite")
+            self._done += len(block)
+            yield block
+
+    def _describe(self, rate: int, channels: int, codec: str) -> None:
+        if not LOWEST_RATE <= rate <= HIGHEST_RATE:
+            raise AudioError(f"damaged: its header gives a sample rate of {rate:,} Hz")
+        self.sample_rate, self.channels, self.codec = rate, channels, codec
+
+    def _range(self) -> tuple[int, float]:
+        """The first sample that is still wanted, and the one after the last."""
+        return round(self._start * self.sample_rate) + self._done, _samples(self._end, self.sample_rate)
+
+    def _soundfile_blocks(self) -> Iterator[Samples]:
+        """What soundfile can read; nothing where it cannot, and `cut_short` is set where it fails on the way."""
+        import soundfile
+
+        try:
+            with soundfile.SoundFile(os.fspath(self.path)) as file:
+                self._describe(int(file.samplerate), int(file.channels), _codec(file.format, file.subtype))
+                first, last = self._range()
+                last = min(last, file.frames)
+                file.seek(min(first, file.frames))
+                while first < last:
+                    count = int(min(last - first, BLOCK_SECONDS * self.sample_rate))
+                    # In blocks: many channels of a long recording never stand in memory together.
+                    piece = file.read(count, dtype="float32", always_2d=True)  # (frames, channels)
+                    if not len(piece):
+                        break
+                    first += len(piece)
+                    yield piece[:, 0] if piece.shape[1] == 1 else piece.mean(axis=1)
+        except (soundfile.LibsndfileError, OSError, ValueError):
+            self.cut_short = self._done > 0
+
+    def _av_blocks(self) -> Iterator[Samples]:
+        """What PyAV can decode from the first sample that is still wanted."""
+        import av
+
+        # "file" alone: a text file that FFmpeg takes for a playlist must not send it to a network or another format.
+        options = {"protocol_whitelist": "file"}
+        try:
+            with av.open(os.path.abspath(self.path), metadata_errors="ignore", options=options) as container:
+                formats = set(container.format.name.split(","))
+                if PLAYLISTS & formats:
+                    raise AudioError("a playlist, not a recording")
+                if not container.streams.audio:
+                    raise AudioError("no audio in it")
+                yield from self._av_stream(container, formats)
+        except (av.FFmpegError, OSError, ValueError) as error:
+            if not self._done:
+                raise AudioError(f"not a readable recording ({_reason(error)})") from None
+            self.cut_short = True
+
+    def _av_stream(self, container: InputContainer, formats: set[str]) -> Iterator[Samples]:
+        stream = container.streams.audio[0]
+        tick = float(stream.time_base or 0)  # s
+        zero = (stream.start_time or 0) * tick
+        sought = bool(SEEKABLE & formats) and self._start > SEEK_MARGIN and tick > 0
+        if sought:
+            container.seek(int((zero + self._start - SEEK_MARGIN) / tick), stream=stream)
+        position: int | None = None
+        waiting: list[Samples] = []
+        held = 0
+        for part in self._av_parts(container):
+            if position is None:
+                position = round(((self._first_time or 0.0) - zero) * self.sample_rate) if sought else 0
+            first, last = self._range()
+            first += held
+            wanted = part[max(0, first - position) : max(0, int(min(last - position, len(part))))]
+            position += len(part)
+            if len(wanted):
+                waiting.append(wanted)
+                held += len(wanted)
+            if held >= BLOCK_SECONDS * self.sample_rate:
+                yield np.concatenate(waiting)
+                waiting, held = [], 0
+            if position >= last:
+                break
+        if waiting:
+            yield np.concatenate(waiting)
+        if TIMED & formats and self._wants_all and stream.duration and position is not None:
+            self.cut_short |= stream.duration * tick - position / self.sample_rate > MISSING_SECONDS
+
+    def _av_parts(self, container: InputContainer) -> Iterator[Samples]:
+        """The decoded stream in parts, (samples,); `_first_time` is the time of the first, in seconds."""
+        import av
+
+        stream = container.streams.audio[0]
+        # Without a layout the channels stay apart: FFmpeg's own mono is sqrt(2) louder than their mean.
+        # Frames of 65,536 samples: some codecs have packets of 64, and each array costs 10 us.
+        resampler = av.AudioResampler(format="fltp", frame_size=65_536)
+        try:
+            for frame in container.decode(stream):
+                if not self.sample_rate:
+                    codec = BYTE_ORDER.sub("", stream.codec_context.codec.canonical_name)
+                    self._describe(frame.sample_rate, frame.layout.nb_channels, codec)
+                self._first_time = frame.time or 0.0 if self._first_time is None else self._first_time
+                for part in resampler.resample(frame):
+                    yield part.to_ndarray().mean(axis=0, dtype=np.float32)
+        except (av.FFmpegError, ValueError):
+            self.cut_short = True
+        if self._first_time is not None:
+            for part in resampler.resample(None):
+                yield part.to_ndarray().mean(axis=0, dtype=np.float32)
 
 
 def _reason(error: Exception) -> str:
@@ -182,8 +337,62 @@ def _reason(error: Exception) -> str:
     return str(text).splitlines()[0].lower()
 
 
-def resample(samples: Samples, rate: int, target: int) -> Samples:
-    """(samples,) at another rate, by soxr at its high quality.
+def _samples(seconds: float, rate: int) -> float:
+    return seconds if math.isinf(seconds) else round(seconds * rate)
+
+
+def _codec(form: str, subtype: str) -> str:
+    """FFmpeg's name for what soundfile calls `subtype`."""
+    if form == "FLAC":
+        return "flac"
+    return SOUNDFILE_CODECS.get(subtype, subtype.lower())
+
+
+def _lacks_its_end(path: Path, magic: bytes) -> bool:
+    """Whether a file that soundfile has read is shorter than its header says, or lacks Ogg's last page."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(28)
+        if magic == b"OggS":
+            file.seek(max(0, size - LONGEST_OGG_PAGE))
+            return not _ends_with_last_ogg_page(file.read())
+    if len(head) < 28:
+        return False
+    if magic == b"RF64":
+        declared = 8 + struct.unpack_from("<Q", head, 20)[0]
+    elif magic == b".snd":
+        declared = sum(struct.unpack_from(">II", head, 4))
+    elif magic in (b"RIFF", b"RIFX", b"FORM"):
+        declared = 8 + struct.unpack_from("<I" if magic == b"RIFF" else ">I", head, 4)[0]
+    else:
+        return False
+    # Who writes into a pipe does not know the size, and gives one near 2 or 4 GB. One byte may be padding.
+    return bool(size + 1 < declared < STREAMED_SIZE)
+
+
+def _ends_with_last_ogg_page(tail: bytes) -> bool:
+    page = tail.rfind(b"OggS")  # 27 bytes of header, the fifth its flags, the last the number of segment sizes
+    if page < 0 or len(tail) < page + 27:
+        return False
+    sizes = tail[page + 27 : page + 27 + tail[page + 26]]
+    complete = len(sizes) == tail[page + 26] and len(tail) >= page + 27 + len(sizes) + sum(sizes)
+    return complete and bool(tail[page + 5] & 4)
+
+
+def _locked(blocks: Iterator[Samples]) -> Iterator[Samples]:
+    """The same blocks, one thread at a time at work on them."""
+    while True:
+        with _av_lock:
+            block = next(blocks, None)
+        if block is None:
+            return
+        yield block
+
+
+def resample(
+    samples: Samples, rate: int, target: int, quality: Literal["QQ", "LQ", "MQ", "HQ", "VHQ"] = "HQ"
+) -> Samples:
+    """(samples,) at another rate, by soxr.
 
     FFmpeg's own resampler lets aliases through at -15 dB near the band's edge.
     """
@@ -191,16 +400,16 @@ def resample(samples: Samples, rate: int, target: int) -> Samples:
         return samples
     import soxr
 
-    return np.asarray(soxr.resample(samples, rate, target, quality="HQ"), dtype=np.float32)
+    return np.asarray(soxr.resample(samples, rate, target, quality=quality), dtype=np.float32)
 
 
-def load(path: Path, sample_rate: int = SAMPLE_RATE) -> Samples:
-    """A recording at `sample_rate`: (samples,).
+def load(path: Path, sample_rate: int = SAMPLE_RATE, start: float | None = None, end: float | None = None) -> Samples:
+    """A recording, or the part of it from `start` to `end` in seconds, at `sample_rate`: (samples,).
 
     Raises:
         AudioError: see `decode`; also where too little is left for the network.
     """
-    recording = decode(path)
+    recording = decode(path, start, end)
     if recording.cut_short:
         logger.warning("%s is damaged: only its first %.1f s are used", path, recording.seconds)
     samples = resample(recording.samples, recording.sample_rate, sample_rate)

@@ -7,7 +7,7 @@ import functools
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
@@ -20,6 +20,7 @@ from crycli.errors import CrycliError
 if TYPE_CHECKING:
     from crycli.config import Config
     from crycli.inference import Predictor
+    from crycli.manifest import Clip
     from crycli.predictions import Prediction
 
 FAILED, INCOMPLETE, INTERRUPTED, BROKEN_PIPE = 1, 3, 130, 141
@@ -146,32 +147,112 @@ def _config(file: Path | None, assignments: list[str] | None, **flags: object) -
 
 @command
 def prepare(
-    roots: Annotated[list[Path], typer.Argument(help="Folders of recordings, a subfolder a label.", metavar="ROOT")],
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="DATA", help="The folder for the CSVs.")],
+    roots: Annotated[
+        list[str],
+        typer.Argument(
+            help="Folders of recordings, a subfolder a label; LABEL=FOLDER; CSVs that list recordings.", metavar="ROOT"
+        ),
+    ],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="DATA", help="The folder for the CSVs and the report.")
+    ] = None,
+    window: Annotated[float | None, typer.Option(help="Cut long recordings into clips of so many seconds.")] = None,
+    hop: Annotated[float | None, typer.Option(help="Seconds from one window's start to the next one's.")] = None,
+    folds: Annotated[int | None, typer.Option(help="Folds for cross-validation, in a column fold.")] = None,
+    keep: Annotated[
+        Path | None, typer.Option(metavar="DATA", help="An earlier split: its recordings stay in their parts.")
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Check a split that exists: ROOT is a folder with its CSVs, or CSVs.")
+    ] = False,
     config: ConfigFile = None,
     assignments: Assignments = None,
     force: Force = False,
 ) -> None:
-    """Scan folders of recordings into train, validation and test CSVs."""
+    """Scan recordings into train, validation and test CSVs, and check what could fool you."""
+    making = {"--window": window, "--hop": hop, "--folds": folds, "--keep": keep}
+    if check:
+        for flag in [flag for flag, value in making.items() if value is not None]:
+            raise typer.BadParameter("is for a new split, and --check looks at one that exists", param_hint=flag)
+        _check([Path(root) for root in roots], output, _config(config, assignments), force=force)
+        return
+    if output is None:
+        raise typer.BadParameter("say where the CSVs go: -o DATA", param_hint="-o")
     from crycli import console
-    from crycli.prepare import prepare_dataset_csv, summarise
+    from crycli.prepare import prepare_dataset_csv
 
-    settings = _config(config, assignments)
+    settings = _config(config, assignments, data__window=window, data__hop=hop, data__folds=folds)
     with console.progress() as on_step:
-        result = prepare_dataset_csv(roots, output, settings, force=force, on_step=on_step)
-    labels = sorted({clip.label for clips in result.parts.values() for clip in clips})
-    rows = []
-    for part, clips in result.parts.items():
-        summary = summarise(clips)
-        counts = [str(summary["labels"].get(label, {"clips": 0})["clips"]) for label in labels]
-        rows.append((part, str(summary["clips"]), str(summary["groups"]), f"{summary['minutes']:.1f}", *counts))
-    header = ("part", "clips", "groups", "minutes", *labels)
+        result = prepare_dataset_csv(roots, output, settings, keep=keep, force=force, on_step=on_step)
     if not console.is_quiet():
-        console.table(f"{output}", header, rows, numeric=header[1:])
+        _show_parts(str(output), result.parts)
     console.note("No group is in two parts.")
+    console.note(f"Look at {output / 'report.html'} before you train.")
     if result.rejected:
         console.note(f"{len(result.rejected)} recordings were left out: {output / 'rejected.csv'} says why.", "yellow")
         raise typer.Exit(INCOMPLETE)
+
+
+def _check(data: list[Path], output: Path | None, settings: Config, *, force: bool) -> None:
+    """Check somebody's split; exit code 1 where it leaks."""
+    from crycli import console
+    from crycli.checking import check_dataset
+
+    with console.progress() as on_step:
+        result = check_dataset(data, settings, output=output, force=force, on_step=on_step)
+    _show_parts(", ".join(map(str, data)), result.parts)
+    for warning in result.warnings:
+        console.warning(warning)
+    if output is not None:
+        console.note(f"The report is {output / 'report.html'}.")
+    if not result.leaks:
+        console.result("No leakage: no group, name or sound is in two parts.")
+        raise typer.Exit(INCOMPLETE if result.unreadable else 0)
+    rows = [
+        (
+            part,
+            f"{leaked:,}",
+            f"{len(result.parts[part]):,}",
+            f"{leaked / len(result.parts[part]):.1%}",
+            *map(str, causes),
+        )
+        for part, (leaked, *causes) in result.leaked.items()
+    ]
+    header = ("part", "leaked clips", "of", "share", "by name", "by sound")
+    console.table(
+        "leakage: clips whose baby, source or sound is in another part as well", header, rows, numeric=header[1:]
+    )
+    worst = max(result.leaks, key=lambda leak: leak.share)
+    console.error(
+        f"leakage: {worst.share:.1%} of the {worst.part} clips ({worst.clips} of {worst.total}) share a group with "
+        f"{worst.other}, such as {worst.examples[0]}: scores on this split are too good; split by group"
+    )
+    raise typer.Exit(FAILED)
+
+
+def _show_parts(title: str, parts: Mapping[str, Sequence[Clip]]) -> None:
+    """A table of the labels: clips, groups and minutes in all, and clips by part."""
+    from crycli import console
+    from crycli.checks import summarise
+
+    clips = [clip for part in parts.values() for clip in part]
+    rows = []
+    for label in [*sorted({clip.label for clip in clips}), None]:
+        chosen = [clip for clip in clips if label in (clip.label, None)]
+        total = summarise(chosen)
+        counts = [sum(label in (clip.label, None) for clip in part) for part in parts.values()]
+        minutes = f"{total['minutes']:,.1f}"
+        rows.append(
+            (
+                label or "all",
+                f"{total['clips']:,}",
+                f"{total['groups']:,}",
+                minutes,
+                *(f"{count:,}" for count in counts),
+            )
+        )
+    header = ("label", "clips", "groups", "minutes", *parts)
+    console.table(title, header, rows, numeric=header[1:])
 
 
 @command

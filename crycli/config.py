@@ -9,12 +9,13 @@ import difflib
 import json
 import re
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_origin
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
 
 from crycli.errors import ConfigError
 
@@ -23,12 +24,28 @@ SHORTEST_SECONDS = 0.25
 
 HIGHEST_SEED = 2**32 - 1  # numpy takes no higher one
 
+NAMED_LABEL_RULES = ("auto", "folder", "donateacry", "esc")
 NAMED_GROUP_RULES = ("auto", "file", "folder", "donateacry", "esc")
+COLUMN_RULE = "column:"
+"""Before the name of a column of a CSV that gives the labels or the groups."""
+
+Flag = Literal["quiet", "silent", "clipped", "narrow", "dc_offset", "cut_short", "copy", "overlap", "contradiction"]
+"""What `crycli prepare` finds wrong with a clip."""
 
 
 def _no_is_a_word(value: object) -> object:
     # YAML 1.1 reads a bare `no` as false.
     return "no" if value is False else value
+
+
+def _expression(value: str, rules: tuple[str, ...]) -> re.Pattern[str] | None:
+    """The regular expression that a rule for labels or groups is; None where it is one of the named rules."""
+    if value in rules or value.startswith(COLUMN_RULE):
+        return None
+    try:
+        return re.compile(value)
+    except re.error as error:
+        raise ValueError(f"is neither one of {', '.join(rules)} nor a regular expression: {error}") from None
 
 
 class Section(BaseModel):
@@ -42,14 +59,24 @@ class Section(BaseModel):
 class DataConfig(Section):
     """Which recordings are used, what they are called, and how they are split."""
 
-    label_by: Literal["auto", "folder", "donateacry"] = "auto"
-    """Where labels come from: the subfolders, the DonateACry file name, or auto: folders, names where flat."""
+    label_by: str = Field(default="auto", min_length=1)
+    """Where labels come from: auto (folders; names where flat), folder, donateacry, esc, column:NAME of a CSV, or a
+    regular expression on the path with a group named label."""
+    label_map: dict[str, str | None] = {}
+    """New names for labels: one name for several merges them, null drops them, "*" stands for all others."""
     group_by: str = Field(default="auto", min_length=1)
-    """What stays together in a split: auto, file, folder, donateacry, esc, or a regular expression on the path."""
+    """What stays together in a split: auto, file, folder, donateacry, esc, column:NAME of a CSV, or a regular
+    expression on the path. Copies and overlapping recordings always do."""
     validation_share: float = Field(default=0.15, gt=0.0, lt=1.0)
     """Share of the clips that choose the best epoch."""
     test_share: float = Field(default=0.15, gt=0.0, lt=1.0)
     """Share of the clips kept for the final evaluation."""
+    folds: Annotated[int, Field(ge=2)] | None = None
+    """Folds for cross-validation, in the column fold; null: none. ESC's official ones are honoured."""
+    window: Annotated[float, Field(ge=SHORTEST_SECONDS)] | None = None
+    """Cut recordings into clips of so many seconds, as rows with start and end; null: a recording is a clip."""
+    hop: Annotated[float, Field(ge=SHORTEST_SECONDS)] | None = None
+    """Seconds from the start of a window to the next one's; null: windows without overlap."""
     min_seconds: float = Field(default=0.5, ge=SHORTEST_SECONDS)
     """Shorter recordings are rejected."""
     max_seconds: float = Field(default=10.0, ge=SHORTEST_SECONDS)
@@ -57,16 +84,20 @@ class DataConfig(Section):
     seed: int = Field(default=0, ge=0, le=HIGHEST_SEED)
     """Another seed gives another split."""
 
+    @field_validator("label_by")
+    @classmethod
+    def _is_a_label_rule(cls, value: str) -> str:
+        pattern = _expression(value, NAMED_LABEL_RULES)
+        if pattern is not None and "label" not in pattern.groupindex:
+            raise ValueError(
+                f"is neither one of {', '.join(NAMED_LABEL_RULES)} nor a regular expression with (?P<label>...)"
+            )
+        return value
+
     @field_validator("group_by")
     @classmethod
-    def _is_a_rule_or_an_expression(cls, value: str) -> str:
-        if value not in NAMED_GROUP_RULES:
-            try:
-                re.compile(value)
-            except re.error as error:
-                raise ValueError(
-                    f"is neither one of {', '.join(NAMED_GROUP_RULES)} nor a regular expression: {error}"
-                ) from None
+    def _is_a_group_rule(cls, value: str) -> str:
+        _expression(value, NAMED_GROUP_RULES)
         return value
 
     @model_validator(mode="after")
@@ -75,7 +106,37 @@ class DataConfig(Section):
             raise ValueError("validation_share and test_share leave nothing to train on: their sum must be below 1")
         if self.max_seconds < self.min_seconds:
             raise ValueError("max_seconds is below min_seconds")
+        if self.hop is not None and self.window is None:
+            raise ValueError("hop needs a window")
+        if self.window is not None and self.window < self.min_seconds:
+            raise ValueError("window is below min_seconds")
+        if self.window is not None and (self.hop or 0.0) > self.window:
+            raise ValueError("hop is above window: what lies between two windows would be lost")
         return self
+
+
+class ChecksConfig(Section):
+    """What `crycli prepare` flags in clips and warns of in a dataset."""
+
+    quiet_db: float = -60.0
+    """Flagged as quiet: the loudness (RMS) lies below so many dB of full scale."""
+    silent_share: float = Field(default=0.9, ge=0.0, le=1.0)
+    """Flagged as silent: more than this share of the time lies below -60 dB of full scale."""
+    clipped_share: float = Field(default=0.01, ge=0.0, le=1.0)
+    """Flagged as clipped: more than this share of the samples is at full scale."""
+    narrow_hz: float = Field(default=2500.0, ge=0.0)
+    """Flagged as narrow: nothing is heard above so many Hz."""
+    dc_offset: float = Field(default=0.02, ge=0.0)
+    """Flagged as dc_offset: the mean of the samples is further than this from zero; full scale is 1."""
+    reject: list[Flag] = []
+    """Flags with which a clip is left out: quiet, silent, clipped, narrow, dc_offset, cut_short, copy, overlap (with an
+    earlier recording), contradiction (copies with different labels)."""
+    confound_auc: float = Field(default=0.8, ge=0.5, le=1.0)
+    """Warn where a label is told with this AUC by what is no cry, such as the sample rate."""
+    min_groups: int = Field(default=5, ge=1)
+    """Warn where a label has fewer groups in validation or test: scores for it mean little."""
+    players: int = Field(default=24, ge=0)
+    """Flagged clips with a player and a spectrogram in report.html, which then holds their sound."""
 
 
 class ModelConfig(Section):
@@ -142,6 +203,8 @@ class Config(Section):
 
     data: DataConfig = DataConfig()
     """Which recordings are used, what they are called, and how they are split."""
+    checks: ChecksConfig = ChecksConfig()
+    """What `crycli prepare` flags in clips and warns of in a dataset."""
     model: ModelConfig = ModelConfig()
     """The network."""
     train: TrainConfig = TrainConfig()
@@ -157,7 +220,9 @@ class Config(Section):
     offline: bool = False
     """Never ask the model hub: use folders and what was downloaded before."""
     workers: int = Field(default=0, ge=0)
-    """Threads that decode recordings; 0: one a core."""
+    """Threads or processes that decode recordings; 0: one a core."""
+    cache: str = Field(default="auto", min_length=1)
+    """Folder in which `crycli prepare` keeps what it measured; auto: the user's cache folder; none: nothing is kept."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -205,7 +270,7 @@ def load_config(
         key, equals, text = assignment.partition("=")
         if not equals or not all(part.strip() for part in key.split(".")):
             raise ConfigError(f"--set {assignment}: write it as --set train.epochs=3")
-        _put(values, key.strip(), _parse_scalar(text))
+        _put(values, key.strip(), _parse_value(key.strip(), text))
     for key, value in (flags or {}).items():
         if value is not None:
             _put(values, key, value)
@@ -246,13 +311,27 @@ def _parse_yaml(text: str, where: str) -> Any:
         raise ConfigError(f"{where}: not valid YAML: {str(error).splitlines()[0]}") from None
 
 
-def _parse_scalar(text: str) -> object:
-    """A value as YAML reads it; as it stands where it would be a list or no YAML, such as the expression [a-z]+."""
+def _parse_value(path: str, text: str) -> object:
+    """A value as YAML reads it; as it stands where it is no YAML, or a list where none is wanted: [a-z]+."""
     try:
         value = yaml.load(text, _Loader)
     except (yaml.YAMLError, ValueError, RecursionError):
         return text
-    return text if isinstance(value, list | dict) else value
+    if not isinstance(value, list | dict):
+        return value
+    field = _field(path.split("."))
+    return value if field is not None and get_origin(field.annotation) in (list, dict) else text
+
+
+def _field(key: Sequence[str]) -> FieldInfo | None:
+    """The field of a setting; None where there is no such setting."""
+    model: Any = Config
+    for part in key[:-1]:
+        field = model.model_fields.get(part)
+        if field is None or not isinstance(field.annotation, type) or not issubclass(field.annotation, BaseModel):
+            return None
+        model = field.annotation
+    return model.model_fields.get(key[-1]) if key else None
 
 
 def _put(values: dict[str, Any], path: str, value: object) -> None:
@@ -306,10 +385,7 @@ def _explain(problem: Mapping[str, Any]) -> str:
 
 
 def _allows_auto(key: tuple[str, ...]) -> bool:
-    model: Any = Config
-    for part in key[:-1]:
-        model = model.model_fields[part].annotation
-    field = model.model_fields.get(key[-1]) if key else None
+    field = _field(key)
     return field is not None and field.default == "auto" and not isinstance(field.annotation, type)
 
 
@@ -362,7 +438,11 @@ def _comment(description: str | None) -> list[str]:
 
 
 def _scalar(value: object) -> str:
-    return yaml.dump(value, Dumper=_Dumper, width=1000, allow_unicode=True).removesuffix("\n").removesuffix("\n...")
+    return (
+        yaml.dump(value, Dumper=_Dumper, width=1000, allow_unicode=True, default_flow_style=True)
+        .removesuffix("\n")
+        .removesuffix("\n...")
+    )
 
 
 def to_schema() -> str:

@@ -95,6 +95,11 @@ def error(message: str) -> None:
     _errors.print(escape(f"error: {' '.join(message.split())}"), style="red")
 
 
+def warning(message: str) -> None:
+    """One yellow line on standard error."""
+    _errors.print(escape(f"warning: {message}"), style="yellow")
+
+
 def note(message: str, style: str = "") -> None:
     """A line on standard error, unless quiet."""
     if not _quiet:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import json
 import logging
@@ -16,9 +15,10 @@ import numpy as np
 
 import crycli
 from crycli import audio, checkpoint
+from crycli.audio import Excerpt
 from crycli.config import Config
 from crycli.errors import AudioError, DataError
-from crycli.manifest import PARTS, read_manifest, resolve_path
+from crycli.manifest import PARTS, read_manifest, resolve_path, stored_path
 from crycli.parallel import map_ordered
 from crycli.progress import OnStep, Step, silent
 
@@ -129,7 +129,7 @@ def prepare_datasets(
     unreadable: dict[Path, str] = {}
     prepared = {}
     for part in parts:
-        rows = _load_csv(data / f"{part}.csv")
+        rows = _load_rows(data, part)
         whole = _preprocess(rows, data, labels, extractor, config, part, on_step)
         errors = whole["error"]
         for stored, error in zip(whole["path"], errors, strict=True):
@@ -166,17 +166,18 @@ def _labels(data: Path, parts: tuple[str, ...]) -> list[str]:
     return sorted(found["train"])
 
 
-def _load_csv(file: Path) -> Dataset:
-    from datasets import Features, Value, load_dataset
+def _load_rows(data: Path, part: str) -> Dataset:
+    from datasets import Dataset, Features, Value
 
-    return load_dataset(
-        "csv",
-        data_files=glob.escape(str(file)),
-        split="train",
-        usecols=["path", "label"],
-        features=Features({"path": Value("string"), "label": Value("string")}),
-        keep_default_na=False,
-    )
+    clips = read_manifest(data / f"{part}.csv")
+    columns = {
+        "path": [stored_path(clip.path, data) for clip in clips],
+        "label": [clip.label for clip in clips],
+        "start": [clip.start for clip in clips],
+        "end": [clip.end for clip in clips],
+    }
+    types = {"path": Value("string"), "label": Value("string"), "start": Value("float64"), "end": Value("float64")}
+    return Dataset.from_dict(columns, Features(types))
 
 
 def _preprocess(
@@ -189,21 +190,24 @@ def _preprocess(
     on_step: OnStep,
 ) -> Dataset:
     """Decode, resample, cut and normalise each clip, once: the result is cached under `_fingerprint`."""
+    import datasets
     from datasets import Features, List, Value
 
     number = {label: index for index, label in enumerate(labels)}
     done = 0
 
-    def read(stored: str) -> tuple[audio.Samples, str]:
+    def read(row: tuple[str, float | None, float | None]) -> tuple[audio.Samples, str]:
+        stored, start, end = row
         try:
-            return _read_clip(resolve_path(stored, data), extractor, config), ""
+            return _read_clip(Excerpt(resolve_path(stored, data), start, end), extractor, config), ""
         except AudioError as error:
             return np.zeros(0, np.float32), str(error)
 
-    def read_batch(batch: dict[str, list[str]]) -> dict[str, list[Any]]:
+    def read_batch(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         nonlocal done
         clips = []
-        for clip in map_ordered(read, batch["path"], config.workers):
+        excerpts = zip(batch["path"], batch["start"], batch["end"], strict=True)
+        for clip in map_ordered(read, excerpts, config.workers):
             clips.append(clip)
             done += 1
             on_step(Step(f"decode {part}", done, len(rows)))
@@ -215,7 +219,9 @@ def _preprocess(
         }
 
     fingerprint = _fingerprint(rows, data, labels, extractor, config)
-    logger.debug("%s: %d clips, cached under %s", part, len(rows), fingerprint)
+    cache_file = Path(datasets.config.HF_DATASETS_CACHE) / "crycli" / f"{fingerprint}.arrow"
+    cache_file.parent.mkdir(parents=True, exist_ok=True)
+    logger.debug("%s: %d clips, cached in %s", part, len(rows), cache_file)
     return rows.map(
         read_batch,
         batched=True,
@@ -231,12 +237,13 @@ def _preprocess(
             }
         ),
         new_fingerprint=fingerprint,
+        cache_file_name=str(cache_file),
     )
 
 
-def _read_clip(path: Path, extractor: Wav2Vec2FeatureExtractor, config: Config) -> audio.Samples:
+def _read_clip(excerpt: Excerpt, extractor: Wav2Vec2FeatureExtractor, config: Config) -> audio.Samples:
     rate = extractor.sampling_rate
-    samples = audio.load(path, rate)
+    samples = audio.load(excerpt.path, rate, excerpt.start, excerpt.end)
     audio.refuse_short(len(samples) / rate, config.data.min_seconds)
     samples = samples[: round(config.data.max_seconds * rate)]
     return audio.normalise(samples) if extractor.do_normalize else samples
@@ -250,13 +257,14 @@ def _fingerprint(
     `map` by itself notices neither a changed function in another module nor a recording replaced at the same path.
     """
     recordings: list[object] = []
-    for stored, label in zip(rows["path"], rows["label"], strict=True):
+    for stored, label, start, end in zip(rows["path"], rows["label"], rows["start"], rows["end"], strict=True):
         path = resolve_path(stored, data)
         try:
             status = path.stat()
-            recordings.append([str(path.absolute()), label, status.st_size, status.st_mtime_ns, status.st_ctime_ns])
+            state = [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
         except OSError:
-            recordings.append([str(path.absolute()), label, None, None])
+            state = []
+        recordings.append([str(path.absolute()), label, start, end, *state])
     settings = [config.data.min_seconds, config.data.max_seconds, extractor.sampling_rate, extractor.do_normalize]
     code = [Path(module).read_text(encoding="utf-8") for module in (audio.__file__, __file__)]
     decoders = [version(package) for package in ("av", "soundfile", "soxr")]

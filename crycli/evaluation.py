@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from crycli import __version__, metrics
+from crycli.audio import Excerpt
 from crycli.config import Config
 from crycli.errors import DataError
 from crycli.inference import load_predictor
@@ -78,7 +79,7 @@ def evaluate(
         )
     claim_folder(output, force=force)
     predictions = []
-    for prediction in predictor.predict(clip.path for clip in clips):
+    for prediction in predictor.predict(Excerpt(clip.path, clip.start, clip.end) for clip in clips):
         predictions.append(prediction)
         on_step(Step("evaluate", len(predictions), len(clips)))
     scored = [(clip, answer) for clip, answer in zip(clips, predictions, strict=True) if not answer.error]

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crycli import audio
+from crycli.audio import Excerpt
 from crycli.checkpoint import Classifier, find_classifier, load_model
 from crycli.config import Config
 from crycli.errors import AudioError, CheckpointError, ConfigError, DataError
@@ -34,9 +35,9 @@ Network = Callable[[Array, npt.NDArray[np.int64]], Array]
 
 @dataclass(frozen=True)
 class _Windows:
-    """A recording cut into what the network takes: normalised windows, each (samples,)."""
+    """An excerpt cut into what the network takes: normalised windows, each (samples,)."""
 
-    path: Path
+    excerpt: Excerpt
     seconds: float
     windows: list[Array]
     error: str = ""
@@ -61,15 +62,15 @@ class Predictor:
         """The label names, in the order of the probabilities."""
         return self.classifier.labels
 
-    def predict(self, paths: Iterable[Path]) -> Iterator[Prediction]:
-        """Classify recordings, in order, as they are read; one that cannot be read yields its error.
+    def predict(self, recordings: Iterable[Path | Excerpt]) -> Iterator[Prediction]:
+        """Classify recordings or excerpts, in order, as they are read; one that cannot be read yields its error.
 
         A recording longer than the classifier's window is cut into windows of that length, and its probabilities
         are the mean over them.
         """
         waiting: deque[tuple[_Windows, list[Probabilities]]] = deque()
         batch: list[tuple[Array, list[Probabilities]]] = []
-        for recording in map_ordered(self._cut, paths, self._workers):
+        for recording in map_ordered(self._cut, recordings, self._workers):
             probabilities: list[Probabilities] = []
             waiting.append((recording, probabilities))
             for window in recording.windows:
@@ -84,17 +85,18 @@ class Predictor:
         while waiting:
             yield self._answer(*waiting.popleft())
 
-    def _cut(self, path: Path) -> _Windows:
+    def _cut(self, recording: Path | Excerpt) -> _Windows:
+        excerpt = Excerpt(recording) if isinstance(recording, Path) else recording
         rate = self.classifier.sample_rate
         try:
-            samples = audio.load(path, rate)
+            samples = audio.load(excerpt.path, rate, excerpt.start, excerpt.end)
         except AudioError as error:
-            return _Windows(path, 0.0, [], str(error))
+            return _Windows(excerpt, 0.0, [], str(error))
         bounds = audio.window_bounds(len(samples), round(self.classifier.window_seconds * rate))
         windows = [samples[first:last] for first, last in bounds]
         if self.classifier.normalise:
             windows = [audio.normalise(window) for window in windows]
-        return _Windows(path, len(samples) / rate, windows)
+        return _Windows(excerpt, len(samples) / rate, windows)
 
     def _classify(self, batch: list[tuple[Array, list[Probabilities]]]) -> None:
         """Append to each window's list its probabilities, (labels,)."""
@@ -108,16 +110,17 @@ class Predictor:
             probabilities.append(row)
 
     def _answer(self, recording: _Windows, probabilities: list[Probabilities]) -> Prediction:
+        path, start = recording.excerpt.path, recording.excerpt.start or 0.0
         if recording.error:
-            return Prediction(recording.path, error=recording.error)
+            return Prediction(path, error=recording.error)
         mean = np.mean(probabilities, axis=0)
         if not np.isfinite(mean).all():
-            return Prediction(recording.path, error="the model's answer is not a number")
+            return Prediction(path, error="the model's answer is not a number")
         best = int(mean.argmax())
         return Prediction(
-            path=recording.path,
-            start=0.0,
-            end=recording.seconds,
+            path=path,
+            start=start,
+            end=start + recording.seconds,
             label=self.labels[best],
             confidence=float(mean[best]),
             probabilities=tuple(float(value) for value in mean),

@@ -7,7 +7,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -101,5 +101,43 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, content: dict[str, Any] | list[Any]) -> None:
-    """Write indented JSON; NaN, which JSON does not have, is refused."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    """Write indented JSON; see `write_text` and `json_text`."""
+    write_text(path, json_text(content))
+
+
+def json_text(content: dict[str, Any] | list[Any]) -> str:
+    """Indented JSON; NaN, which JSON does not have, is refused."""
+    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+COMMIT = ".crycli-commit"
+"""A folder of finished files that only have to be moved one level up."""
+
+
+def write_together(folder: Path, files: Mapping[str, str]) -> None:
+    """Write text files into a folder so that an interruption leaves all the old ones or all the new ones.
+
+    The files are written into a folder of their own, whose renaming is the moment at which they become the new ones;
+    `settle` moves them into place, now or, after an interruption, when the folder is next used.
+    """
+    settle(folder)
+    unfinished = folder / f"{COMMIT}.partial"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    try:
+        unfinished.mkdir()
+        for name, text in files.items():
+            (unfinished / name).write_bytes(text.encode("utf-8"))
+        unfinished.rename(folder / COMMIT)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    settle(folder)
+
+
+def settle(folder: Path) -> None:
+    """Finish what an interrupted `write_together` had decided; most often there is nothing to do."""
+    committed = folder / COMMIT
+    if not committed.is_dir():
+        return
+    for file in sorted(committed.iterdir()):
+        file.replace(folder / file.name)
+    committed.rmdir()

@@ -1,12 +1,15 @@
-"""Work spread over threads, with the results in order. The decoders release the interpreter's lock."""
+"""Work spread over threads or processes, with the results in order."""
 
 from __future__ import annotations
 
 import os
+import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
+
+SECONDS_TO_START = 1.0  # processes with the decoders loaded
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -22,7 +25,8 @@ def worker_count(workers: int) -> int:
 def map_ordered(function: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
     """Apply a function to each item in threads and yield the results in the order of the items.
 
-    At most four items a worker are in flight, so memory does not grow with the number of items.
+    For results that are large; most decoders release the interpreter's lock. At most four items a worker are in
+    flight, so memory does not grow with the number of items.
     """
     workers = worker_count(workers)
     pool = ThreadPoolExecutor(workers)
@@ -36,3 +40,23 @@ def map_ordered(function: Callable[[Item], Result], items: Iterable[Item], worke
             yield waiting.popleft().result()
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+def map_processes(function: Callable[[Item], Result], items: Sequence[Item], workers: int) -> Iterator[Result]:
+    """Apply a function to each item in processes and yield the results in the order of the items.
+
+    For small results. It begins without processes and starts them only where there is work for longer than they take
+    to start. The function and the items must be picklable; a script that calls this needs no `__main__` guard.
+    """
+    workers = worker_count(workers)
+    started = time.monotonic()
+    done = 0
+    while done < len(items) and (workers == 1 or time.monotonic() - started < SECONDS_TO_START):
+        yield function(items[done])
+        done += 1
+    if done < len(items):
+        from joblib import Parallel, delayed
+
+        # Without the limit on bytes joblib would pass arrays through files.
+        parallel = Parallel(n_jobs=workers, return_as="generator", max_nbytes=None, pre_dispatch="4*n_jobs")
+        yield from parallel(delayed(function)(item) for item in items[done:])

@@ -13,10 +13,12 @@ import crycli
 LEVELS = (
     ("errors", "progress", "parallel"),
     ("config", "outputs", "audio"),
-    ("manifest", "metrics", "model", "predictions"),
-    ("checkpoint",),
-    ("dataset", "inference"),
-    ("prepare", "training", "evaluation", "exporting", "synthesis"),
+    ("manifest", "naming", "measures", "fingerprint", "metrics", "model", "pages", "predictions"),
+    ("checkpoint", "scan", "probing", "splitting", "checks"),
+    ("dataset", "inference", "duplicates"),
+    ("survey",),
+    ("datareport",),
+    ("prepare", "checking", "training", "evaluation", "exporting", "synthesis"),
     ("console",),
     ("cli",),
     ("__main__",),
@@ -122,6 +124,9 @@ def test_the_package_imports_nothing_of_its_own_when_it_is_imported() -> None:
         ("soxr", {"audio"}),
         ("onnxruntime", {"inference"}),
         ("matplotlib", {"evaluation"}),
+        ("jinja2", {"pages"}),
+        ("joblib", {"parallel"}),
+        ("sqlite3", {"probing"}),
     ],
 )
 def test_a_library_has_one_user(library: str, users: set[str]) -> None:

@@ -70,7 +70,7 @@ def test_clips_come_back_as_they_were_written(
 
 
 def test_the_columns_stand_in_their_order(tmp_path: Path) -> None:
-    write_manifest(tmp_path / "train.csv", [Clip(tmp_path / "low" / "a.wav", "low", "anna", 1.23456, 8000)])
+    write_manifest(tmp_path / "train.csv", [Clip(tmp_path / "low" / "a.wav", "low", "anna", duration=1.23456, sample_rate=8000)])
     assert (tmp_path / "train.csv").read_bytes() == (
         b"path,label,group,duration,sample_rate\nlow/a.wav,low,anna,1.235,8000\n"
     )

@@ -5,8 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
-import random
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,137 +14,15 @@ import numpy as np
 import pytest
 import soundfile
 from conftest import cry, settings, write_cries
-from hypothesis import assume, given
-from hypothesis import settings as trials
-from hypothesis import strategies as st
 
 from crycli.errors import DataError, OutputError
 from crycli.manifest import PARTS, Clip, read_manifest
-from crycli.prepare import PrepareResult, prepare_dataset_csv, split
+from crycli.prepare import PrepareResult, prepare_dataset_csv
 
 UUID = "0A1B2C3D-0000-4000-8000-{:012d}"
 BY_BABY = r"data.group_by=baby-\d+"
 
 Command = Callable[..., Any]
-
-TABLES = st.dictionaries(  # (label, group) -> clips
-    st.tuples(st.sampled_from("abcd"), st.integers(0, 12)), st.integers(1, 6), min_size=1, max_size=40
-)
-SHARES = st.tuples(st.floats(0.05, 0.4), st.floats(0.05, 0.4))
-
-
-def clips_of(table: dict[tuple[str, int], int], one_label_a_group: bool = False) -> list[Clip]:
-    return [
-        Clip(Path(f"{label}-{group}-{take}.wav"), label, f"{label if one_label_a_group else ''}{group}")
-        for (label, group), takes in table.items()
-        for take in range(takes)
-    ]
-
-
-def split_or_none(clips: list[Clip], shares: tuple[float, float], seed: int) -> dict[str, list[Clip]] | None:
-    """None where there is too little to split."""
-    try:
-        return split(clips, *shares, seed)
-    except DataError:
-        return None
-
-
-@trials(deadline=None)
-@given(table=TABLES, shares=SHARES, seed=st.integers(0, 99))
-def test_every_clip_is_in_exactly_one_part(
-    table: dict[tuple[str, int], int], shares: tuple[float, float], seed: int
-) -> None:
-    clips = clips_of(table)
-    parts = split_or_none(clips, shares, seed)
-    if parts is not None:
-        assert Counter(clip for part in parts.values() for clip in part) == Counter(clips)
-
-
-@trials(deadline=None)
-@given(table=TABLES, shares=SHARES, seed=st.integers(0, 99))
-def test_no_group_is_in_two_parts(table: dict[tuple[str, int], int], shares: tuple[float, float], seed: int) -> None:
-    parts_of = defaultdict(set)
-    for part, clips in (split_or_none(clips_of(table), shares, seed) or {}).items():
-        for clip in clips:
-            parts_of[clip.group].add(part)
-    assert all(len(parts) == 1 for parts in parts_of.values())
-
-
-@trials(deadline=None)
-@given(table=TABLES, shares=SHARES, seed=st.integers(0, 99), chance=st.randoms(use_true_random=False))
-def test_the_order_of_the_clips_does_not_matter(
-    table: dict[tuple[str, int], int], shares: tuple[float, float], seed: int, chance: random.Random
-) -> None:
-    clips = clips_of(table)
-    shuffled = chance.sample(clips, len(clips))
-    assert split_or_none(shuffled, shares, seed) == split_or_none(clips, shares, seed)
-
-
-@trials(deadline=None)
-@given(table=TABLES, shares=SHARES, seed=st.integers(0, 99))
-def test_a_split_fails_only_for_one_label_or_too_few_groups(
-    table: dict[tuple[str, int], int], shares: tuple[float, float], seed: int
-) -> None:
-    clips = clips_of(table)
-    labels, groups = {clip.label for clip in clips}, {clip.group for clip in clips}
-    parts = split_or_none(clips, shares, seed)
-    if len(labels) < 2 or len(groups) < 3:
-        assert parts is None
-    elif len(groups) >= len(labels) + 2:  # one for each label to train on, and two to hold out
-        assert parts is not None
-    assert parts is None or all(parts.values())
-
-
-@trials(deadline=None)
-@given(table=TABLES, shares=SHARES, seed=st.integers(0, 99))
-def test_a_label_with_three_groups_of_its_own_is_in_every_part(
-    table: dict[tuple[str, int], int], shares: tuple[float, float], seed: int
-) -> None:
-    groups_of = Counter(label for label, _ in table)
-    table = {key: takes for key, takes in table.items() if groups_of[key[0]] >= 3}
-    assume(table)
-    parts = split_or_none(clips_of(table, one_label_a_group=True), shares, seed)
-    labels = {label for label, _ in table}
-    assert parts is None or all({clip.label for clip in part} == labels for part in parts.values())
-
-
-@trials(deadline=None)
-@given(table=TABLES, shares=SHARES, seed=st.integers(0, 99))
-def test_a_label_with_a_group_is_trained_on(
-    table: dict[tuple[str, int], int], shares: tuple[float, float], seed: int
-) -> None:
-    parts = split_or_none(clips_of(table, one_label_a_group=True), shares, seed)
-    assert parts is None or {clip.label for clip in parts["train"]} == {label for label, _ in table}
-
-
-@trials(deadline=None, max_examples=30)
-@given(
-    groups=st.fixed_dictionaries({label: st.integers(40, 120) for label in "abc"}),
-    shares=SHARES,
-    seed=st.integers(0, 99),
-    chance=st.randoms(use_true_random=False),
-)
-def test_with_many_small_groups_each_label_is_shared_out_as_asked(
-    groups: dict[str, int], shares: tuple[float, float], seed: int, chance: random.Random
-) -> None:
-    table = {(label, group): chance.randint(1, 3) for label, count in groups.items() for group in range(count)}
-    parts = split(clips_of(table, one_label_a_group=True), *shares, seed)
-    for label in groups:
-        total = sum(clip.label == label for part in parts.values() for clip in part)
-        for part, share in zip(("validation", "test"), shares, strict=True):
-            assert abs(sum(clip.label == label for clip in parts[part]) / total - share) < 0.05
-
-
-def test_splitting_nothing_is_refused() -> None:
-    with pytest.raises(DataError):
-        split([], 0.15, 0.15, 0)
-
-
-def test_another_seed_gives_another_split() -> None:
-    clips = clips_of({(label, group): 1 for label in "ab" for group in range(30)}, one_label_a_group=True)
-    assert split(clips, 0.15, 0.15, 0) == split(clips, 0.15, 0.15, 0)
-    assert split(clips, 0.15, 0.15, 0) != split(clips, 0.15, 0.15, 1)
-
 
 def record(path: Path, hertz: float = 300.0, seconds: float = 0.6) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -435,18 +312,6 @@ def test_a_rule_for_groups_that_fits_no_recording_is_refused(rule: str, cries: P
 def test_a_rule_for_groups_that_misses_recordings_says_how_many(cries: Path, tmp_path: Path) -> None:
     result = prepare(cries, tmp_path / "data", "data.group_by=baby-0[0-3]")
     assert any("16 of 32 recordings do not fit" in warning for warning in result.warnings)
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_a_label_that_shares_all_its_groups_is_still_trained_on(seed: int) -> None:
-    groups = {"a": ("g1", "g2"), "b": ("g4", "g3"), "x": ("g2", "g3")}
-    clips = [
-        Clip(Path(f"{label}-{group}-{take}.wav"), label, group)
-        for label, some in groups.items()
-        for group in some
-        for take in range(3)
-    ]
-    assert {clip.label for clip in split(clips, 0.15, 0.15, seed)["train"]} == {"a", "b", "x"}
 
 
 def test_folders_of_one_name_below_two_roots_are_two_groups(tmp_path: Path) -> None:

@@ -1,0 +1,218 @@
+"""The dataset checks on CSVs from elsewhere: whose babies, sources and sounds are on both sides of a split?"""
+
+from __future__ import annotations
+
+import shlex
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from crycli import checks
+from crycli.checks import Leak
+from crycli.config import COLUMN_RULE, Config
+from crycli.datareport import build_report, render_report
+from crycli.duplicates import join_groups
+from crycli.errors import DataError
+from crycli.manifest import PATH_COLUMNS, Clip, path_column, read_table, read_times, resolve_path
+from crycli.naming import naming_rule
+from crycli.outputs import claim_folder, json_text, refuse_existing, settle, write_together
+from crycli.progress import OnStep, silent
+from crycli.scan import Found
+from crycli.survey import Rejected, Survey, survey
+
+PART_OF = {
+    "train": "train",
+    "training": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "test": "test",
+    "testing": "test",
+    "eval": "test",
+}
+"""What other people call the parts."""
+PART_COLUMNS = ("split", "part", "subset", "set")
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """What `check_dataset` found.
+
+    Attributes:
+        parts: the clips of each part, in groups that name and sound tell.
+        leaks: the parts that share groups; empty for a clean split.
+        leaked: for each part that is held out, how many of its clips leak: in all, by name, and by sound.
+        unreadable: recordings that could not be heard, and are judged by their names alone.
+        warnings: what else a careful reader should know, a line each.
+        report: all of it, as in check.json.
+    """
+
+    parts: dict[str, list[Clip]]
+    leaks: list[Leak]
+    leaked: dict[str, tuple[int, int, int]]
+    unreadable: list[Rejected]
+    warnings: list[str]
+    report: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Row:
+    part: str
+    found: Found
+    named_group: str  # what the recording's path tells, whatever the CSV says
+
+
+def check_dataset(
+    data: Sequence[Path],
+    config: Config | None = None,
+    *,
+    output: Path | None = None,
+    force: bool = False,
+    on_step: OnStep = silent,
+) -> CheckResult:
+    """Check a split that somebody has made. Groups are those of the CSVs, of the paths, and of the sound, all together.
+
+    Args:
+        data: folders with CSVs such as train.csv and test.csv, or CSVs; one CSV alone needs a column split or fold.
+        config: `data.label_by`, `data.group_by`, `checks`, `workers` and `cache` are used; the defaults where None.
+        output: a folder for check.json and report.html; None for none.
+        force: replace the files of an earlier check.
+        on_step: told of the progress.
+
+    Raises:
+        DataError: there are no such CSVs, a column is missing, or all is one part.
+        OutputError: the output exists and `force` is false, or it cannot be written.
+    """
+    config = config or Config()
+    if output is not None:
+        refuse_existing(output, force=force)
+    rows = _read_rows(data, config)
+    settings = config.model_copy(update={"checks": config.checks.model_copy(update={"reject": []})})
+    found = survey([row.found for row in rows], settings, together=_named_alike(rows), on_step=on_step)
+    parts = _parts(rows, _clips(found, found.groups))
+    report = build_report(found, parts, [str(path) for path in data], settings, output or Path.cwd())
+    unreadable = len(found.rejected)
+    if unreadable:
+        report["warnings"].insert(0, f"{unreadable} recordings could not be read: they are judged by their names alone")
+    report |= {"check": True, "command": shlex.join(["crycli", "prepare", "--check", *map(str, data)])}
+    result = CheckResult(parts, checks.leakage(parts), _leaked(rows, found), found.rejected, report["warnings"], report)
+    if output is not None:
+        claim_folder(output, force=force)
+        page = render_report(result.report, found, parts, settings)
+        write_together(output, {"check.json": json_text(result.report), "report.html": page})
+    return result
+
+
+def _read_rows(data: Sequence[Path], config: Config) -> list[_Row]:
+    tables = [file for path in data for file in _find_tables(path, config)]
+    rows = [row for file in tables for row in _read_table(file, config)]
+    parts = {row.part for row in rows}
+    if len(parts) < 2:
+        raise DataError(
+            f"{', '.join(map(str, data))}: all in one part ({', '.join(parts)}): give CSVs of two parts or more, or "
+            f"one with a column {', '.join(PART_COLUMNS)} or fold"
+        )
+    return rows
+
+
+def _find_tables(path: Path, config: Config) -> list[Path]:
+    """The CSVs that are meant: in a folder those named like parts, otherwise all that list labelled recordings."""
+    if not path.exists():
+        raise DataError(f"no such file or folder: {path}")
+    if not path.is_dir():
+        return [path]
+    settle(path)
+    files = sorted(file for file in path.glob("*.csv") if not file.name.startswith("."))
+    named = [file for file in files if file.stem.lower() in PART_OF]
+    label = _label_column(config)
+    chosen = named or [
+        file
+        for file in files
+        if {label} <= set(columns := read_table(file).columns) and any(name in columns for name in PATH_COLUMNS)
+    ]
+    if not chosen:
+        raise DataError(f"no CSV in {path} lists recordings and labels")
+    return chosen
+
+
+def _label_column(config: Config) -> str:
+    rule = config.data.label_by
+    return rule.removeprefix(COLUMN_RULE) if rule.startswith(COLUMN_RULE) else "label"
+
+
+def _read_table(file: Path, config: Config) -> Iterable[_Row]:
+    frame = read_table(file)
+    label = _label_column(config)
+    paths = path_column(file, frame, [label])
+    column = next((name for name in (*PART_COLUMNS, "fold") if name in frame.columns), None)
+    if file.stem.lower() in PART_OF:
+        column = None
+    rule = config.data.group_by
+    group_column = rule.removeprefix(COLUMN_RULE) if rule.startswith(COLUMN_RULE) else "group"
+    grouping = naming_rule(rule)
+    for line, record in enumerate(frame.to_dict("records"), start=2):
+        row = {str(name): str(cell) for name, cell in record.items()}
+        where = f"{file}, row {line}"
+        if not row[paths] or not row[label]:
+            raise DataError(f"{where}: the {label if row[paths] else paths} is empty")
+        stem = file.stem if column is None else row[column]
+        start, end, _ = read_times(row, where)
+        named_group = grouping(row[paths]).group
+        found = Found(
+            path=_locate(row[paths], file.parent),
+            relative=row[paths],
+            label=row[label],
+            group=row.get(group_column) or named_group or row[paths],
+            corpus=row.get("corpus", ""),
+            start=start,
+            end=end,
+        )
+        part = f"fold {stem}" if column == "fold" else PART_OF.get(stem.lower(), stem)
+        yield _Row(part, found, named_group)
+
+
+def _locate(stored: str, folder: Path) -> Path:
+    """A recording that a CSV names: relative to the CSV, or to the folder in which the command runs."""
+    path = resolve_path(stored, folder)
+    return path if path.exists() or not Path(stored).exists() else Path(stored)
+
+
+def _named_alike(rows: Sequence[_Row]) -> list[tuple[int, int]]:
+    """Pairs of rows whose paths tell the same group."""
+    first_of: dict[str, int] = {}
+    return [
+        (first_of.setdefault(row.named_group, number), number) for number, row in enumerate(rows) if row.named_group
+    ]
+
+
+def _clips(found: Survey, groups: Sequence[str]) -> list[Clip]:
+    """A clip for each row, also where the recording could not be read."""
+    measured = dict(zip(found.numbers, found.clips, strict=True))
+    clips = []
+    for number, item in enumerate(found.recordings):
+        bare = Clip(item.path, item.label, groups[number], item.corpus, item.start, item.end)
+        clips.append(replace(measured.get(number, bare), group=groups[number]))
+    return clips
+
+
+def _parts(rows: Sequence[_Row], clips: Sequence[Clip]) -> dict[str, list[Clip]]:
+    """The clips by part; train, validation and test come in this order."""
+    parts: dict[str, list[Clip]] = defaultdict(list)
+    for row, clip in zip(rows, clips, strict=True):
+        parts[row.part].append(clip)
+    order = list(dict.fromkeys(PART_OF.values()))
+    return dict(sorted(parts.items(), key=lambda item: (order.index(item[0]) if item[0] in order else 9, item[0])))
+
+
+def _leaked(rows: Sequence[_Row], found: Survey) -> dict[str, tuple[int, int, int]]:
+    """How many clips of each part leak: by all that is known, by name alone, and by sound alone."""
+    alone = [str(number) for number in range(len(rows))]
+    by_sound = join_groups(alone, [(pair.first, pair.second) for pair in found.duplicates])
+    counts = [
+        checks.leaked_clips(_parts(rows, _clips(found, groups)))
+        for groups in (found.groups, found.named_groups, by_sound)
+    ]
+    return {part: (counts[0][part], counts[1].get(part, 0), counts[2].get(part, 0)) for part in counts[0]}

@@ -1,0 +1,62 @@
+"""Recordings of the same sound: found by their samples and fingerprints, kept together, and named."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from crycli.fingerprint import find_matches
+from crycli.probing import Probe
+
+
+@dataclass(frozen=True)
+class Duplicate:
+    """Two recordings of the same sound, by their numbers.
+
+    Attributes:
+        first: the earlier one of the two.
+        second: the later one.
+        kind: "copy" where the samples are the same, "overlap" where the sound is.
+        offset: seconds from the start of the first to that of the second; negative where the second starts earlier.
+        seconds: how much they share.
+    """
+
+    first: int
+    second: int
+    kind: Literal["copy", "overlap"]
+    offset: float
+    seconds: float
+
+
+def find_duplicates(probes: Sequence[Probe]) -> list[Duplicate]:
+    """The pairs of recordings that hold the same sound; of several copies each is paired with the first."""
+    first_of: dict[str, int] = {}
+    found = []
+    for number, probe in enumerate(probes):
+        if not probe.audio_hash:
+            continue
+        first = first_of.setdefault(probe.audio_hash, number)
+        if first != number:
+            found.append(Duplicate(first, number, "copy", 0.0, probe.seconds))
+    originals = list(first_of.values())
+    for match in find_matches([probes[number].fingerprint for number in originals]):
+        pair = originals[match.first], originals[match.second]
+        found.append(Duplicate(*pair, "overlap", match.offset, match.seconds))
+    return sorted(found, key=lambda duplicate: (duplicate.first, duplicate.second))
+
+
+def join_groups(groups: Sequence[str], pairs: Iterable[tuple[int, int]]) -> list[str]:
+    """Merge the groups of recordings that belong together; a merged group bears the first of their names."""
+    leader = {group: group for group in groups}
+
+    def find(group: str) -> str:
+        while leader[group] != group:
+            leader[group] = leader[leader[group]]  # shortens the way for the next search
+            group = leader[group]
+        return group
+
+    for first, second in pairs:
+        low, high = sorted((find(groups[first]), find(groups[second])))
+        leader[high] = low
+    return [find(group) for group in groups]

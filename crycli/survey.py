@@ -1,0 +1,212 @@
+"""Recordings with labels to measured, flagged clips in groups, and those that have to be left out."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from crycli.audio import Excerpt
+from crycli.config import Config, Flag
+from crycli.duplicates import Duplicate, find_duplicates, join_groups
+from crycli.errors import DataError
+from crycli.manifest import Clip
+from crycli.measures import FLAG_MEANINGS, find_flags, flag_meaning
+from crycli.probing import Probe, Window, Windowing, cache_folder, probe_all
+from crycli.progress import OnStep, silent
+from crycli.scan import Found
+
+Place = tuple[str, int | None]
+"""The part and the fold in which a recording lies already."""
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A recording, or a window of one, that is left out.
+
+    Attributes:
+        path: where it is.
+        reason: why.
+        start: seconds into the recording, of a window.
+        clip: what it would have been, where it was rejected for a flag.
+    """
+
+    path: Path
+    reason: str
+    start: float | None = None
+    clip: Clip | None = None
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a survey of recordings found.
+
+    Attributes:
+        clips: the clips that can be used, in the order of the recordings.
+        numbers: for each of them its recording's number in `recordings`.
+        rejected: what is left out.
+        duplicates: the pairs of the same sound, by their numbers in `recordings`.
+        recordings: what was surveyed: all that bears a label.
+        named_groups: the group of each recording before duplicates were joined.
+        groups: the group of each recording.
+    """
+
+    clips: list[Clip]
+    numbers: list[int]
+    rejected: list[Rejected]
+    duplicates: list[Duplicate]
+    recordings: list[Found]
+    named_groups: list[str]
+    groups: list[str]
+
+    def contradictions(self) -> list[Duplicate]:
+        """The pairs of the same sound that bear different labels."""
+        return [pair for pair in self.duplicates if _contradict(self.recordings, pair)]
+
+
+def survey(
+    found: Sequence[Found],
+    config: Config,
+    *,
+    together: Sequence[tuple[int, int]] = (),
+    kept: Mapping[Path, Place] | None = None,
+    on_step: OnStep = silent,
+) -> Survey:
+    """Decode and measure every recording, find the duplicates, and flag what is wrong.
+
+    Args:
+        found: the recordings; those without a label are rejected unheard.
+        config: `data`, `checks`, `workers` and `cache` are used.
+        together: pairs of recordings, by their numbers among those with a label, that belong to one group.
+        kept: where recordings of an earlier split lie.
+        on_step: told of the progress.
+
+    Raises:
+        DataError: the earlier split has the same group in two places.
+    """
+    data = config.data
+    rejected = [Rejected(item.path, item.problem, item.start) for item in found if item.problem]
+    recordings = [item for item in found if not item.problem]
+    excerpts = [Excerpt(item.path, item.start, item.end) for item in recordings]
+    windowing = Windowing(data.window, data.hop, data.min_seconds)
+    cache = cache_folder(config.cache)
+    probes = probe_all(excerpts, windowing, workers=config.workers, cache=cache, on_step=on_step)
+    duplicates = find_duplicates(probes)
+    named_groups = join_groups([item.group for item in recordings], [*_same_file(recordings), *together])
+    bridging = _bridging(recordings, named_groups, duplicates, kept or {})
+    duplicates = [pair for pair in duplicates if pair.first not in bridging and pair.second not in bridging]
+    groups = join_groups(named_groups, [(pair.first, pair.second) for pair in duplicates])
+    flags = _duplicate_flags(recordings, duplicates)
+    clips, numbers = [], []
+    for number, (item, probe) in enumerate(zip(recordings, probes, strict=True)):
+        if probe.error or number in bridging:
+            rejected.append(Rejected(item.path, probe.error or bridging[number], item.start))
+            continue
+        for window in probe.windows:
+            clip = _to_clip(item, groups[number], window, probe, flags.get(number, []), config)
+            wrong = [flag for flag in config.checks.reject if flag in clip.flags]
+            if wrong:
+                reason = "; ".join(f"{flag}: {flag_meaning(flag, config.checks)}" for flag in wrong)
+                rejected.append(Rejected(item.path, reason, clip.start, clip))
+            else:
+                clips.append(clip)
+                numbers.append(number)
+    return Survey(clips, numbers, rejected, duplicates, recordings, named_groups, groups)
+
+
+def _same_file(recordings: Sequence[Found]) -> list[tuple[int, int]]:
+    """Pairs of excerpts of one recording."""
+    first_of: dict[Path, int] = {}
+    return [(first_of.setdefault(item.path, number), number) for number, item in enumerate(recordings)]
+
+
+def _bridging(
+    recordings: Sequence[Found], groups: Sequence[str], duplicates: Sequence[Duplicate], kept: Mapping[Path, Place]
+) -> dict[int, str]:
+    """New recordings by which old ones of different parts would come into one group, with the reason to reject them.
+
+    Raises:
+        DataError: old recordings of one group lie in different places.
+    """
+    pairs = [(pair.first, pair.second) for pair in duplicates]
+    old = {number for number, item in enumerate(recordings) if item.path in kept}
+    among_old = join_groups(groups, [(first, second) for first, second in pairs if {first, second} <= old])
+    torn = _places(recordings, among_old, kept)
+    if torn:
+        group, places = next(iter(torn.items()))
+        where = " and ".join(sorted({part for part, _ in places}))
+        raise DataError(
+            f"the split to keep has {len(torn)} groups in two places, such as {group} in {where}: "
+            f"`crycli prepare --check` shows them; split anew without --keep"
+        )
+    bad = _places(recordings, join_groups(groups, pairs), kept)
+    merged = join_groups(groups, pairs)
+    reasons = {}
+    for number in {number for pair in pairs for number in pair} - old:
+        if merged[number] in bad:
+            where = " and ".join(sorted({part for part, _ in bad[merged[number]]}))
+            reasons[number] = f"the same sound is in {where} of the split to keep"
+    return reasons
+
+
+def _places(recordings: Sequence[Found], groups: Sequence[str], kept: Mapping[Path, Place]) -> dict[str, set[Place]]:
+    """The groups that lie in more than one place."""
+    places: dict[str, set[Place]] = defaultdict(set)
+    for item, group in zip(recordings, groups, strict=True):
+        if item.path in kept:
+            places[group].add(kept[item.path])
+    return {group: where for group, where in places.items() if len(where) > 1}
+
+
+def _contradict(recordings: Sequence[Found], pair: Duplicate) -> bool:
+    return recordings[pair.first].label != recordings[pair.second].label
+
+
+def _duplicate_flags(
+    recordings: Sequence[Found], duplicates: Iterable[Duplicate]
+) -> dict[int, list[tuple[Flag, float, float]]]:
+    """For each recording its flags, each with the seconds from and to which it holds."""
+    flags: dict[int, list[tuple[Flag, float, float]]] = defaultdict(list)
+    for pair in duplicates:
+        begin = max(0.0, -pair.offset)
+        flags[pair.second].append((pair.kind, begin, begin + pair.seconds))
+        if _contradict(recordings, pair):
+            flags[pair.second].append(("contradiction", begin, begin + pair.seconds))
+            begin = max(0.0, pair.offset)
+            flags[pair.first].append(("contradiction", begin, begin + pair.seconds))
+    return flags
+
+
+def _to_clip(
+    item: Found,
+    group: str,
+    window: Window,
+    probe: Probe,
+    duplicate_flags: Sequence[tuple[Flag, float, float]],
+    config: Config,
+) -> Clip:
+    duration = window.measures.duration
+    # An excerpt of a CSV is decoded by itself: its clock starts with it.
+    begin = (window.start or 0.0) if item.start is None else 0.0
+    flags = {flag for flag, first, last in duplicate_flags if first < begin + duration and begin < last}
+    flags.update(find_flags(window.measures, config.checks))
+    if probe.cut_short:
+        flags.add("cut_short")
+    return Clip(
+        path=item.path,
+        label=item.label,
+        group=group,
+        corpus=item.corpus,
+        start=window.start,
+        end=None if window.start is None else window.start + duration,
+        fold=item.fold if config.data.folds else None,
+        **vars(window.measures),
+        flags=tuple(flag for flag in FLAG_MEANINGS if flag in flags),
+        extra=item.extra,
+    )
+
+
+def count_flags(clips: Iterable[Clip]) -> Counter[str]:
+    """How many clips bear each flag."""
+    return Counter(flag for clip in clips for flag in clip.flags)
