@@ -51,6 +51,7 @@ CHANCE_DEVIATIONS = 3.5
 times as much as their standard error says. With 3.0 chance is warned of in up to 23% of simulated datasets.
 """
 
+BANDWIDTH_GAP = 1.2  # encoders of one kind end within some 10% of each other
 LISTED_LABELS = 5
 
 Indices = npt.NDArray[np.int64]
@@ -307,7 +308,7 @@ def _written(measure: str, *values: Any) -> str:
 
 
 def confound_warnings(found: Sequence[Confound], threshold: float) -> list[str]:
-    """One line for each measure that tells labels, strongest first.
+    """One line for each measure that tells labels, strongest first; measures that tell them equally share one.
 
     Args:
         found: from `confounds`.
@@ -317,11 +318,36 @@ def confound_warnings(found: Sequence[Confound], threshold: float) -> list[str]:
     for entry in sorted(found, key=_strongest_first):
         if entry.auc >= max(threshold, entry.chance_auc):
             telling[entry.measure].append(entry)
-    return [
-        f"the {MEASURES[measure].name} alone tells {_labels_with_auc(entries)} ({entries[0].detail}): "
-        "a model may learn that and not the sound"
-        for measure, entries in telling.items()
-    ]
+    alike: dict[str, list[str]] = defaultdict(list)  # two corpora differ in the recorder, the sample rate, the codec
+    for measure, entries in telling.items():
+        alike[_labels_with_auc(entries)].append(measure)
+    lines = []
+    for labels, (measure, *others) in alike.items():
+        same = _listed([f"the {MEASURES[other].name}" for other in others])
+        also = f", and so do{'es' if len(others) == 1 else ''} {same}" if others else ""
+        lines.append(
+            f"the {MEASURES[measure].name} alone tells {labels} ({telling[measure][0].detail}){also}: "
+            "a model may learn that and not the sound"
+        )
+    return lines
+
+
+def corpus_warnings(clips: Iterable[Clip]) -> list[str]:
+    """A line for each corpus that stops at a frequency which nearly all clips of the others exceed."""
+    widths: dict[str, list[float]] = defaultdict(list)
+    for clip in clips:
+        if clip.bandwidth_hz is not None:
+            widths[clip.corpus].append(clip.bandwidth_hz)
+    lines = []
+    for corpus, own in sorted(widths.items()):
+        others = [width for other, some in widths.items() if other != corpus for width in some]
+        if others and max(own) * BANDWIDTH_GAP < np.quantile(others, 0.05):
+            limit, wide = (_written("bandwidth_hz", width) for width in (max(own), np.quantile(others, 0.05)))
+            lines.append(
+                f"every clip of {corpus} stops at {limit} and nearly all others go beyond {wide}: a model can tell the "
+                f"corpora by that alone; cut the others alike, or have all labels from each corpus"
+            )
+    return lines
 
 
 def _labels_with_auc(entries: Sequence[Confound]) -> str:

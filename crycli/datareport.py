@@ -90,6 +90,7 @@ def build_report(
         ],
         "warnings": [
             *checks.label_warnings(parts, config.checks.min_groups),
+            *checks.corpus_warnings(clips),
             *checks.confound_warnings(confounds, config.checks.confound_auc),
             *_warn_of_flags(clips),
             *_warn_of_contradictions(survey, output),

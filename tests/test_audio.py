@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
+import pickle
 import struct
+import threading
+import zipfile
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
@@ -20,9 +25,11 @@ from hypothesis import settings as trials
 from hypothesis import strategies as st
 
 from crycli.audio import (
+    BLOCK_SECONDS,
     SAMPLE_RATE,
     SHORTEST_SAMPLES,
     SUFFIXES,
+    Reader,
     decode,
     find_recordings,
     load,
@@ -71,8 +78,99 @@ LOSSY_KINDS = [
 ]
 
 
-def encode(path: Path, encoder: str, samples: np.ndarray, rate: int = SAMPLE_RATE, **options: str) -> Path:
+@dataclass(frozen=True)
+class Kind:
+    """A container and what is in it.
+
+    Attributes:
+        suffix: of the container.
+        encoder: of FFmpeg; empty: soundfile's own.
+        codec: what `decode` is to call it.
+        rate: Hz.
+        subtype: of soundfile.
+        options: of FFmpeg's container.
+        bits: a second, where the encoder must be told.
+        slip: seconds by which an excerpt may be off after a seek.
+        error: largest error of a sample of an excerpt, after the first tenth of a second; 0: there is none at all.
+        flagged: the container tells where its end should be.
+    """
+
+    suffix: str
+    encoder: str
+    codec: str
+    rate: int = SAMPLE_RATE
+    subtype: str | None = None
+    options: dict[str, str] = field(default_factory=dict)
+    bits: int = 0
+    slip: float = 0.0
+    error: float = 0.0
+    flagged: bool = True
+
+    def __str__(self) -> str:
+        words = (self.suffix[1:], self.encoder or "soundfile", self.subtype, *self.options, self.rate)
+        return "-".join(str(word) for word in words if word)
+
+
+IN_FRONT = {"movflags": "faststart"}
+FRAGMENTS = {"movflags": "frag_keyframe+empty_moov", "frag_duration": "500000"}
+KINDS = [
+    Kind(".wav", "", "pcm_u8", subtype="PCM_U8"),
+    Kind(".wav", "", "pcm_s16", subtype="PCM_16"),
+    Kind(".wav", "", "pcm_s24", subtype="PCM_24"),
+    Kind(".wav", "", "pcm_s32", subtype="PCM_32"),
+    Kind(".wav", "", "pcm_f32", subtype="FLOAT"),
+    Kind(".wav", "", "pcm_f64", subtype="DOUBLE"),
+    Kind(".wav", "", "pcm_alaw", 8_000, subtype="ALAW"),
+    Kind(".wav", "", "pcm_mulaw", 8_000, subtype="ULAW"),
+    Kind(".wav", "", "adpcm_ima_wav", subtype="IMA_ADPCM"),
+    Kind(".wav", "", "adpcm_ms", subtype="MS_ADPCM"),
+    Kind(".wav", "libmp3lame", "mp3"),
+    Kind(".wav", "adpcm_yamaha", "adpcm_yamaha"),
+    Kind(".flac", "", "flac", subtype="PCM_16"),
+    Kind(".flac", "flac", "flac", 44_100),
+    Kind(".aiff", "", "pcm_s16", subtype="PCM_16"),
+    Kind(".au", "", "pcm_mulaw", subtype="ULAW"),
+    Kind(".w64", "", "pcm_s16", subtype="PCM_16"),
+    Kind(".rf64", "", "pcm_s16", subtype="PCM_16"),
+    Kind(".caf", "", "alac", subtype="ALAC_16"),
+    Kind(".caf", "", "pcm_s16", subtype="PCM_16"),
+    # FFmpeg's decoder goes on from the packet before where that is close to what the packet says.
+    Kind(".caf", "adpcm_ima_qt", "adpcm_ima_qt", error=0.01),
+    Kind(".ogg", "", "vorbis"),
+    Kind(".ogg", "flac", "flac"),
+    Kind(".opus", "libopus", "opus"),
+    Kind(".mp3", "", "mp3", flagged=False),
+    Kind(".mp3", "libmp3lame", "mp3", 44_100, flagged=False),
+    Kind(".mp2", "mp2", "mp2", error=2**-14, flagged=False),
+    Kind(".aac", "aac", "aac", flagged=False),
+    Kind(".amr", "libopencore_amrnb", "amr_nb", 8_000, error=0.01, flagged=False),
+    Kind(".m4a", "aac", "aac", 44_100, error=0.03),  # the decoder fills noisy bands with noise of its own
+    Kind(".m4a", "aac", "aac", options=IN_FRONT, error=0.03),
+    Kind(".mp4", "aac", "aac", options=FRAGMENTS, error=0.03),
+    Kind(".m4a", "alac", "alac", options=IN_FRONT),
+    Kind(".3gp", "libopencore_amrnb", "amr_nb", 8_000, options=IN_FRONT, error=0.01),
+    Kind(".3gp", "aac", "aac", error=0.03),
+    Kind(".webm", "libopus", "opus", 48_000, slip=0.001, error=0.03),
+    Kind(".mka", "aac", "aac", slip=0.001, error=0.03),
+    Kind(".mka", "pcm_s16le", "pcm_s16", slip=0.001),
+    Kind(".mka", "flac", "flac", 44_100, slip=0.001),
+    Kind(".wma", "wmav2", "wmav2", 44_100, bits=64_000, slip=0.001, error=0.03),
+]
+every_kind = pytest.mark.parametrize("kind", KINDS, ids=str)
+
+
+def encode(
+    path: Path, encoder: str, samples: np.ndarray, rate: int = SAMPLE_RATE, *, bits: int = 0, **options: str
+) -> Path:
     """Write (samples,) or (channels, samples) with FFmpeg; skips where this build lacks the encoder."""
+    with av.open(str(path), "w", options=options) as container:
+        encode_into(container, encoder, samples, rate, bits)
+    return path
+
+
+def encode_into(
+    container: av.container.OutputContainer, encoder: str, samples: np.ndarray, rate: int, bits: int = 0
+) -> None:
     try:
         av.codec.Codec(encoder, "w")
     except av.codec.codec.UnknownCodecError:
@@ -81,19 +179,36 @@ def encode(path: Path, encoder: str, samples: np.ndarray, rate: int = SAMPLE_RAT
     layout = {1: "mono", 2: "stereo"}[len(samples)]
     frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), format="fltp", layout=layout)
     frame.sample_rate, frame.pts = rate, 0
-    with av.open(str(path), "w", options=options) as container:
-        stream = container.add_stream(encoder, rate=rate, layout=layout)
-        context = stream.codec_context
-        cutter = av.AudioResampler(context.format, layout, rate, frame_size=context.frame_size or 1024)
-        for piece in [*cutter.resample(frame), *cutter.resample(None), None]:
-            container.mux(stream.encode(piece))
-    return path
+    stream = container.add_stream(encoder, rate=rate, layout=layout)
+    context = stream.codec_context
+    if bits:
+        stream.bit_rate = bits
+    if not context.frame_size:
+        context.open()  # decides on the format and the size of the frames
+    cutter = av.AudioResampler(context.format, layout, rate, frame_size=context.frame_size or 1024)
+    for piece in [*cutter.resample(frame), *cutter.resample(None), None]:
+        container.mux(stream.encode(piece))
 
 
 def write(path: Path, samples: np.ndarray, rate: int = SAMPLE_RATE, subtype: str | None = None) -> Path:
     """Write (samples,) or (samples, channels) with soundfile."""
     soundfile.write(path, samples, rate, subtype)
     return path
+
+
+def glide(seconds: float, rate: int = SAMPLE_RATE) -> np.ndarray:
+    """A tone that rises and swells, with a little noise: no part of it sounds like another."""
+    time = np.arange(round(seconds * rate)) / rate
+    voice = np.sin(2 * np.pi * (300 * time + 120 * time**2)) * (1 + 0.5 * np.sin(2 * np.pi * 1.7 * time))
+    return (0.3 * voice + 0.01 * np.random.default_rng(3).standard_normal(len(time))).astype(np.float32)
+
+
+def make(folder: Path, kind: Kind, seconds: float = 5.0) -> Path:
+    """A recording of a kind, with a `glide` in it."""
+    path = folder / f"glide{kind.suffix}"
+    if kind.encoder:
+        return encode(path, kind.encoder, glide(seconds, kind.rate), kind.rate, bits=kind.bits, **kind.options)
+    return write(path, glide(seconds, kind.rate), kind.rate, kind.subtype)
 
 
 def truncated(path: Path) -> Path:
@@ -503,3 +618,398 @@ def test_links_to_folders_are_followed_and_never_in_a_circle(tmp_path: Path) -> 
     (tmp_path / "root" / "hungry").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "root" / "sub" / "back").symlink_to(tmp_path / "root")
     assert list(find_recordings(tmp_path / "root")) == [tmp_path / "root" / "hungry" / "cry.wav"]
+
+
+@every_kind
+def test_a_recording_is_named_by_ffmpegs_codec_and_whole(kind: Kind, tmp_path: Path) -> None:
+    for seconds in (0.1, 1.37, 2.0):
+        recording = decode(make(tmp_path, kind, seconds))
+        assert (recording.codec, recording.channels, recording.sample_rate) == (kind.codec, 1, kind.rate)
+        assert not recording.cut_short
+
+
+def test_the_channels_of_the_file_are_counted_by_either_decoder(tmp_path: Path) -> None:
+    six = np.stack([cry(TONE, 0.2, seed=channel) for channel in range(6)], axis=1)
+    assert decode(write(tmp_path / "six.wav", six)).channels == 6
+    assert decode(encode(tmp_path / "two.m4a", "aac", np.stack([cry(TONE, 0.2), cry(TONE, 0.2)]))).channels == 2
+
+
+SPANS: list[tuple[float | None, float | None]] = [
+    (None, 0.75),
+    (0.0, 0.01),
+    (0.4, 1.5),
+    (1.1, 1.2),
+    (1.5, 2.5),
+    (2.0, 4.25),
+    (3.333, 4.111),
+    (4.2, None),
+    (4.6, 9.0),
+]
+
+
+@every_kind
+def test_an_excerpt_is_a_slice_of_the_whole(kind: Kind, tmp_path: Path) -> None:
+    path = make(tmp_path, kind)
+    whole, rate = decode(path).samples, kind.rate
+    for start, end in SPANS:
+        excerpt = decode(path, start, end)
+        first, last = round((start or 0.0) * rate), round((9.0 if end is None else end) * rate)
+        assert (excerpt.sample_rate, excerpt.codec, excerpt.cut_short) == (rate, kind.codec, False)
+        assert abs(len(excerpt.samples) - len(whole[first:last])) <= kind.slip * rate, (start, end)
+        sought = (start or 0.0) > 1.0 and kind.error > 0.0  # then decoders may need a moment, or differ in their noise
+        skip = min(rate // 10, len(excerpt.samples) // 2) if sought else 0
+        slips = range(-round(kind.slip * rate), round(kind.slip * rate) + 1) if sought or kind.slip else range(1)
+        errors = []
+        for slip in slips:
+            expected = whole[max(0, first + slip) : last + slip]
+            length = min(len(expected), len(excerpt.samples)) - abs(slip)
+            errors.append(float(np.abs(excerpt.samples[skip:length] - expected[skip:length]).max()))
+        assert min(errors) <= (kind.error if sought else 0.0), (start, end)
+
+
+@pytest.fixture(scope="module")
+def glides(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, np.ndarray]]:
+    """Three seconds by each of the decoders, and what is in them. Not to be changed by a test."""
+    folder = tmp_path_factory.mktemp("glides")
+    files = [write(folder / f"glide{suffix}", glide(3.0, 8_000), 8_000) for suffix in (".wav", ".flac")]
+    files.append(encode(folder / "glide.m4a", "alac", glide(3.0, 8_000), 8_000))
+    return {file.suffix: (file, decode(file).samples) for file in files}
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".m4a"])
+@trials(max_examples=40)
+@given(times=st.tuples(st.floats(0.0, 3.2), st.floats(0.0, 3.2)))
+def test_any_excerpt_is_a_slice_of_the_whole(
+    suffix: str, times: tuple[float, float], glides: dict[str, tuple[Path, np.ndarray]]
+) -> None:
+    path, whole = glides[suffix]
+    start, end = sorted(times)
+    expected = whole[round(start * 8_000) : round(end * 8_000)]
+    if len(expected):
+        np.testing.assert_array_equal(decode(path, start, end).samples, expected)
+    else:
+        with pytest.raises(AudioError):
+            decode(path, start, end)
+
+
+@every_kind
+def test_an_excerpt_from_beyond_the_end_is_refused(kind: Kind, tmp_path: Path) -> None:
+    path = make(tmp_path, kind, 1.0)
+    for start, end in ((7.0, 8.0), (7.0, None), (0.5, 0.5), (0.9, 0.3)):
+        with pytest.raises(AudioError):
+            decode(path, start, end)
+
+
+def test_a_part_is_loaded_at_the_rate_of_the_network(tmp_path: Path) -> None:
+    path = write(tmp_path / "glide.wav", glide(3.0, 44_100), 44_100)
+    part = load(path, SAMPLE_RATE, 1.0, 2.5)
+    np.testing.assert_array_equal(part, resample(decode(path).samples[44_100:110_250], 44_100, SAMPLE_RATE))
+    assert len(part) == 24_000
+    with pytest.raises(AudioError, match="too short"):
+        load(path, SAMPLE_RATE, 1.0, 1.02)
+
+
+def test_an_excerpt_is_not_spoilt_by_what_lies_outside_it(tmp_path: Path) -> None:
+    samples = cry(TONE, 2.0)
+    samples[5000] = np.nan
+    path = write(tmp_path / "bad.wav", samples, subtype="FLOAT")
+    np.testing.assert_array_equal(decode(path, 1.0, 2.0).samples, samples[16_000:])
+    with pytest.raises(AudioError, match="NaN"):
+        decode(path, 0.0, 1.0)
+
+
+LONG, LONG_RATE = 130.0, 4_000  # three blocks
+LONG_KINDS = [
+    Kind(".wav", "", "pcm_s16", LONG_RATE),
+    Kind(".flac", "", "flac", LONG_RATE),
+    Kind(".mka", "pcm_s16le", "pcm_s16", LONG_RATE),
+    Kind(".m4a", "alac", "alac", LONG_RATE),
+    Kind(".amr", "libopencore_amrnb", "amr_nb", 8_000, error=0.01),
+]
+
+
+@pytest.mark.parametrize("kind", LONG_KINDS, ids=str)
+def test_a_recording_longer_than_a_block_is_the_same_in_blocks(kind: Kind, tmp_path: Path) -> None:
+    rate = kind.rate
+    path = make(tmp_path, kind, LONG)
+    reader = Reader(path)
+    blocks = list(reader)
+    whole = np.concatenate(blocks)
+    assert len(blocks) == 3
+    assert all(len(block) <= BLOCK_SECONDS * rate + 65_536 for block in blocks)
+    assert (reader.sample_rate, reader.channels, reader.codec, reader.cut_short) == (rate, 1, kind.codec, False)
+    assert len(whole) == pytest.approx(LONG * rate, abs=0.02 * rate)
+    if not kind.error:
+        assert np.abs(whole - np.clip(glide(LONG, rate), -1, 1)).max() <= 2**-14
+    for start, end in ((59.5, 60.5), (55.0, 125.0), (119.99, 121.0), (60.0, 120.0), (60.0, None)):
+        excerpt = decode(path, start, end).samples
+        expected = whole[round(start * rate) : None if end is None else round(end * rate)]
+        assert len(excerpt) == len(expected)
+        assert np.abs(excerpt - expected).max() <= kind.error
+
+
+def test_a_flac_that_is_damaged_in_its_second_minute_is_read_up_to_there(tmp_path: Path) -> None:
+    path = write(tmp_path / "long.flac", glide(LONG, LONG_RATE), LONG_RATE)
+    whole = decode(path).samples
+    content = bytearray(path.read_bytes())
+    place = len(content) * 7 // 10
+    content[place : place + 6_000] = bytes(6_000)
+    path.write_bytes(content)
+    recording = decode(path)
+    assert recording.cut_short
+    assert recording.seconds > 80  # soundfile alone gives the first minute
+    length = round(80 * LONG_RATE)
+    np.testing.assert_array_equal(recording.samples[:length], whole[:length])
+
+
+def test_a_sample_that_is_no_number_is_refused_wherever_it_stands(tmp_path: Path) -> None:
+    samples = glide(LONG, LONG_RATE)
+    samples[-1] = np.nan
+    with pytest.raises(AudioError, match="NaN"):
+        decode(write(tmp_path / "bad.wav", samples, LONG_RATE, "FLOAT"))
+
+
+TENTHS = [place / 11 for place in range(1, 11)]
+
+
+@every_kind
+def test_a_file_cut_anywhere_gives_its_beginning_and_says_that_it_is_cut(kind: Kind, tmp_path: Path) -> None:
+    path = make(tmp_path, kind, 6.0)
+    whole, content = decode(path), path.read_bytes()
+    index_is_lost = kind.suffix in (".m4a", ".mp4", ".3gp") and not kind.options
+    salvaged, unsaid = 0, []
+    for share in TENTHS:
+        path.write_bytes(content[: round(len(content) * share)])
+        try:
+            recording = decode(path)
+        except AudioError:
+            continue
+        salvaged += 1
+        missing = whole.seconds - recording.seconds
+        assert missing >= 0
+        # A packet of which only the beginning is there may be decoded to anything.
+        inside = len(recording.samples) - kind.rate // 10
+        assert np.abs(recording.samples[:inside] - whole.samples[:inside]).max(initial=0.0) <= 1e-3, share
+        if kind.flagged and missing >= 0.6 and not recording.cut_short:
+            unsaid.append(f"at {share:.0%} of the bytes {missing:.2f} s are missing")
+    assert unsaid == []
+    assert salvaged == 0 if index_is_lost else salvaged >= 7
+
+
+class OneWay:
+    """A stream that can only be written, such as a pipe."""
+
+    def __init__(self) -> None:
+        self.content = bytearray()
+
+    def write(self, data: bytes) -> int:
+        self.content += data
+        return len(data)
+
+
+@pytest.mark.parametrize(
+    ("form", "encoder", "options"),
+    [
+        ("wav", "pcm_s16le", {}),
+        ("wav", "pcm_s24le", {}),
+        ("flac", "flac", {}),
+        ("ogg", "libopus", {}),
+        ("au", "pcm_s16be", {}),
+        ("matroska", "pcm_s16le", {}),
+        ("webm", "libopus", {}),
+        ("mp3", "libmp3lame", {}),
+        ("adts", "aac", {}),
+        ("caf", "pcm_s16be", {}),
+        ("mp4", "aac", FRAGMENTS),
+    ],
+)
+def test_what_was_written_into_a_pipe_is_whole(
+    form: str, encoder: str, options: dict[str, str], tmp_path: Path
+) -> None:
+    stream, rate = OneWay(), 48_000
+    with av.open(stream, "w", format=form, options=options) as container:
+        encode_into(container, encoder, glide(3.0, rate), rate)
+    path = tmp_path / f"piped.{form}"
+    path.write_bytes(stream.content)
+    recording = decode(path)
+    assert recording.seconds == pytest.approx(3.0, abs=0.1)
+    assert not recording.cut_short
+    part = decode(path, 1.5, 2.0)
+    assert part.seconds == pytest.approx(0.5, abs=0.002)
+    assert loudest(part.samples, rate) == pytest.approx(loudest(recording.samples[72_000:96_000], rate), abs=5)
+
+
+@pytest.mark.parametrize(
+    ("riff", "data"),
+    [
+        (0xFFFFFFFF, 0xFFFFFFFF),  # FFmpeg
+        (0x7FFFFFFF, 0x7FFFFFFF - 36),
+        (0x7FFFF024, 0x7FFFF000),  # SoX
+        (0x80000024, 0x80000000),  # arecord
+        (0, 0),  # a recorder whose battery ran out
+        (36, 0),
+    ],
+)
+def test_a_wav_that_does_not_know_its_size_is_not_called_damaged(riff: int, data: int, tmp_path: Path) -> None:
+    path = write(tmp_path / "piped.wav", cry(TONE, 2.0))
+    content = bytearray(path.read_bytes())
+    content[4:8], content[40:44] = struct.pack("<I", riff), struct.pack("<I", data)
+    path.write_bytes(content)
+    recording = decode(path)
+    assert (recording.seconds, recording.cut_short) == (2.0, False)
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".aiff", ".au", ".flac", ".ogg"])
+def test_what_follows_the_end_of_a_recording_does_no_harm(suffix: str, tmp_path: Path) -> None:
+    path = write(tmp_path / f"tagged{suffix}", cry(TONE, 2.0))
+    with path.open("ab") as file:
+        file.write(b"TAG" + bytes(125))
+    recording = decode(path)
+    assert recording.seconds == pytest.approx(2.0, abs=0.005)
+    assert not recording.cut_short
+
+
+def test_an_odd_number_of_bytes_is_no_damage_with_or_without_the_padding(tmp_path: Path) -> None:
+    path = write(tmp_path / "odd.wav", cry(TONE, 0.5)[:7_999], subtype="PCM_U8")
+    content = path.read_bytes()
+    for stored in (content, content.rstrip(b"\0") if len(content) % 2 == 0 else content):
+        path.write_bytes(stored)
+        recording = decode(path)
+        assert (len(recording.samples), recording.cut_short) == (7_999, False)
+
+
+@every_kind
+@pytest.mark.parametrize("suffix", ["", ".dat", ".txt"])
+def test_a_recording_is_found_by_its_content_whatever_it_is_called(suffix: str, kind: Kind, tmp_path: Path) -> None:
+    path = make(tmp_path, kind, 0.5)
+    renamed = path.rename(path.with_name(f"renamed{suffix}"))
+    assert list(find_recordings(tmp_path)) == [renamed]
+
+
+@pytest.mark.parametrize("rate", [8_000, 16_000, 44_100])
+def test_an_mp3_is_found_by_its_content_at_any_rate_with_or_without_tags(rate: int, tmp_path: Path) -> None:
+    write(tmp_path / "a.mp3", cry(TONE, 0.5, rate=rate), rate).rename(tmp_path / "a")
+    encode(tmp_path / "b.mp3", "libmp3lame", cry(TONE, 0.5, rate=rate), rate).rename(tmp_path / "b")
+    encode(tmp_path / "c.mp3", "libmp3lame", cry(TONE, 0.5, rate=rate), rate, id3v2_version="0").rename(tmp_path / "c")
+    assert [path.name for path in find_recordings(tmp_path)] == ["a", "b", "c"]
+
+
+def test_a_film_is_found_by_its_content(tmp_path: Path) -> None:
+    encode(tmp_path / "film.avi", "libmp3lame", cry(TONE, 0.5, rate=44_100), 44_100)
+    encode(tmp_path / "film.mov", "aac", cry(TONE, 0.5))
+    encode(tmp_path / "film.mkv", "aac", cry(TONE, 0.5))
+    assert [path.name for path in find_recordings(tmp_path)] == ["film.avi", "film.mkv", "film.mov"]
+
+
+def test_what_is_no_recording_is_not_found(tmp_path: Path) -> None:
+    from PIL import Image
+
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8))
+    for form in ("png", "jpeg", "gif", "bmp", "tiff", "webp", "ico", "pdf"):
+        picture.save(tmp_path / f"picture.{form}")
+    for brand in (b"heic", b"heix", b"mif1", b"avif", b"crx "):  # the last: raw pictures of Canon cameras
+        (tmp_path / f"picture.{brand.decode().strip()}").write_bytes(bytes([0, 0, 0, 24]) + b"ftyp" + brand + bytes(99))
+    text = "RIFF is a container, and so is FORM. Säuglinge schreien.\n" * 20
+    for encoding in ("utf-8", "utf-8-sig", "latin-1", "utf-16", "utf-16-le", "utf-16-be", "utf-32"):
+        (tmp_path / f"text.{encoding}").write_text(text, encoding=encoding)
+    (tmp_path / "big-endian").write_bytes(b"\xfe\xff" + text.encode("utf-16-be"))
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        (tmp_path / f"pickle{protocol}").write_bytes(pickle.dumps({"a": [1.0] * 99}, protocol))
+    with zipfile.ZipFile(tmp_path / "cries.zip", "w") as archive:
+        archive.writestr("cry.wav", bytes(100))
+    np.save(tmp_path / "array.npy", np.zeros(100))
+    for name, content in {
+        "empty": b"",
+        "one": b"\xff",
+        "short": b"RIFF",
+        "zeros": bytes(100),
+        "ones": b"\xff" * 99,
+    }.items():
+        (tmp_path / name).write_bytes(content)
+    assert [path.name for path in find_recordings(tmp_path)] == []
+
+
+def test_a_file_that_may_not_be_read_or_is_a_dangling_link_is_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "device").symlink_to("/dev/zero")
+    write(tmp_path / "cry.wav", cry(TONE, 0.1))
+    (tmp_path / "link").symlink_to(tmp_path / "cry.wav")
+    assert [path.name for path in find_recordings(tmp_path)] == ["cry.wav", "link"]
+
+
+def test_a_named_pipe_blocks_neither_the_search_nor_the_decoder(tmp_path: Path) -> None:
+    for name in ("pipe", "pipe.wav", "pipe.m4a"):
+        os.mkfifo(tmp_path / name)
+    refused: list[str] = []
+
+    def work() -> None:
+        for path in [*find_recordings(tmp_path), tmp_path / "pipe"]:
+            try:
+                decode(path)
+            except AudioError as error:
+                refused.append(str(error))
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(timeout=20)
+    assert not thread.is_alive()
+    assert set(refused) == {"not a file"}
+
+
+def test_a_dangling_link_is_no_file(tmp_path: Path) -> None:
+    (tmp_path / "cry.wav").symlink_to(tmp_path / "nowhere.wav")
+    with pytest.raises(AudioError, match="no such file"):
+        decode(tmp_path / "cry.wav")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "-cry",
+        "two\nlines",
+        "müde 👶 赤ちゃん",
+        os.fsdecode(b"latin-\xfc"),
+        "50%d",
+        "concat:a|b",
+        "http:cry",
+        "x" * 250,
+        "'quoted' \"name\"",
+        "back\\slash",
+    ],
+    ids=ascii,
+)
+def test_a_file_with_any_name_is_read_by_either_decoder(name: str, tmp_path: Path) -> None:
+    for path in (write(tmp_path / "a.wav", cry(TONE, 0.2)), encode(tmp_path / "a.m4a", "alac", cry(TONE, 0.2))):
+        recording = decode(path.rename(tmp_path / f"{name}{path.suffix}"))
+        assert np.abs(recording.samples - cry(TONE, 0.2)).max() < 2**-14
+
+
+@pytest.mark.parametrize("rate", [4_000, 11_025, 96_000, 192_000])
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".mka"])
+def test_the_rates_of_telephones_and_studios_are_read_and_resampled(suffix: str, rate: int, tmp_path: Path) -> None:
+    path, samples = tmp_path / f"cry{suffix}", tone(TONE, rate) * np.float32(0.5)
+    encode(path, "pcm_s16le", samples, rate) if suffix == ".mka" else write(path, samples, rate)
+    recording = decode(path)
+    assert recording.sample_rate == rate
+    assert np.abs(recording.samples - samples).max() < 2**-14
+    assert len(load(path)) == SAMPLE_RATE
+    assert loudest(load(path), SAMPLE_RATE) == pytest.approx(TONE, abs=1)
+
+
+@pytest.mark.parametrize("wrong", [".wav", ".mp3", ".m4a", ".amr", ".flac", ".ogg", ".au", ".raw"])
+@pytest.mark.parametrize("right", [".wav", ".mp3", ".m4a", ".amr", ".ogg"])
+def test_a_wrong_suffix_changes_nothing(right: str, wrong: str, tmp_path: Path) -> None:
+    path, samples = tmp_path / f"cry{right}", cry(TONE, 0.5, rate=8_000)
+    encoder = {".m4a": "aac", ".amr": "libopencore_amrnb"}.get(right)
+    encode(path, encoder, samples, 8_000) if encoder else write(path, samples, 8_000)
+    recording = decode(path)
+    again = decode(path.rename(tmp_path / f"renamed{wrong}"))
+    assert (again.codec, again.sample_rate, again.cut_short) == (recording.codec, 8_000, False)
+    np.testing.assert_array_equal(again.samples, recording.samples)
+
+
+@pytest.mark.parametrize("suffix", [".flac", ".ogg", ".au", ".caf", ".w64", ".rf64"])
+def test_a_header_alone_is_refused(suffix: str, tmp_path: Path) -> None:
+    with pytest.raises(AudioError):
+        decode(write(tmp_path / f"header{suffix}", np.zeros(0, np.float32)))

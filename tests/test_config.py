@@ -6,31 +6,60 @@ import json
 import string
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
 from conftest import settings
-from hypothesis import given
-from hypothesis import settings as trials
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from crycli.config import Config, flatten, load_config, setting_paths, to_schema, to_yaml
+from crycli.config import Config, Flag, flatten, load_config, setting_paths, to_schema, to_yaml
 from crycli.errors import ConfigError
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "example_config.yaml"
 
+WORDS = (
+    st.sampled_from(["*", "no", "~", "null", "1e3", "007", "<<", "=", "- a", "a: b # c", " x ", "'", '"', "é\n", "{"])
+    | st.text(string.printable, min_size=1, max_size=8)
+    | st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=8)
+)
+
 OTHER_VALUES: dict[str, st.SearchStrategy[Any]] = {
-    "data.label_by": st.sampled_from(["auto", "folder", "donateacry"]),
+    "data.label_by": st.sampled_from(
+        [
+            "auto",
+            "folder",
+            "donateacry",
+            "esc",
+            "column:reason",
+            "column:a: b # c",
+            "(?P<label>[a-z]+)/",
+            '(?P<label>é)\n"',
+        ]
+    ),
+    "data.label_map": st.dictionaries(WORDS, st.none() | WORDS, max_size=4),
     "data.group_by": st.sampled_from(
         ["file", "esc", r"baby-\d+", "no", "1e3", "~", "a: b # c", " x", "'", 'é"\n', "2"]
     ),
     "data.validation_share": st.floats(0.01, 0.4),
     "data.test_share": st.floats(1e-9, 0.4),
+    "data.folds": st.none() | st.integers(2, 100),
+    "data.window": st.none() | st.floats(5.0, 1e4),
+    "data.hop": st.none() | st.floats(0.25, 5.0),
     "data.min_seconds": st.floats(0.25, 5.0),
     "data.max_seconds": st.floats(5.0, 1e6),
     "data.seed": st.integers(0, 2**32 - 1),
+    "checks.quiet_db": st.floats(-120.0, 0.0),
+    "checks.silent_share": st.floats(0.0, 1.0),
+    "checks.clipped_share": st.floats(0.0, 1.0),
+    "checks.narrow_hz": st.floats(0.0, 24_000.0),
+    "checks.dc_offset": st.floats(0.0, 1.0),
+    "checks.reject": st.lists(st.sampled_from(get_args(Flag)), max_size=4),
+    "checks.confound_auc": st.floats(0.5, 1.0),
+    "checks.min_groups": st.integers(1, 1000),
+    "checks.players": st.integers(0, 1000),
     "model.backbone": st.text(string.printable, min_size=1),
     "model.pooling": st.sampled_from(["mean", "sum", "max"]),
     "model.final_dropout": st.floats(0.0, 0.99),
@@ -51,6 +80,7 @@ OTHER_VALUES: dict[str, st.SearchStrategy[Any]] = {
     "device": st.sampled_from(["auto", "cpu", "cuda", "mps"]),
     "offline": st.booleans(),
     "workers": st.integers(0, 64),
+    "cache": st.sampled_from(["auto", "none", "no", "~/cache", "1e3", "null"]) | st.text(string.printable, min_size=1),
 }
 
 
@@ -101,8 +131,14 @@ def test_the_round_trip_below_covers_every_setting() -> None:
     assert set(OTHER_VALUES) == set(setting_paths())
 
 
-@trials(deadline=None)
-@given(values=st.fixed_dictionaries({}, optional=OTHER_VALUES))
+def with_a_window(values: dict[str, Any]) -> dict[str, Any]:
+    """A hop without a window is refused."""
+    return values | {"data.window": values.get("data.window") or 5.0} if values.get("data.hop") else values
+
+
+@given(values=st.fixed_dictionaries({}, optional=OTHER_VALUES).map(with_a_window))
+@example(values={"data.label_map": {"*": None, "no": "yes", "1": "2"}, "checks.reject": ["copy", "quiet"]})
+@example(values={"data.window": None, "data.folds": None, "data.hop": None, "data.label_map": {}, "checks.reject": []})
 def test_any_configuration_written_as_yaml_loads_equal(
     values: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -352,3 +388,126 @@ def test_a_configuration_cannot_be_changed(path: str) -> None:
     section, _, name = path.rpartition(".")
     with pytest.raises(ValidationError, match="frozen"):
         setattr(getattr(config, section) if section else config, name, "other")
+
+
+@pytest.mark.parametrize(
+    ("assignment", "value"),
+    [
+        ("data.label_map={a: b}", {"a": "b"}),
+        ("data.label_map={hungry: cry, tired: null, '*': other}", {"hungry": "cry", "tired": None, "*": "other"}),
+        ("data.label_map={belly pain: 'no', \"a, b\": c=d}", {"belly pain": "no", "a, b": "c=d"}),
+        ("data.label_map={}", {}),
+        ("checks.reject=[copy, quiet]", ["copy", "quiet"]),
+        ("checks.reject=[cut_short]", ["cut_short"]),
+        ("checks.reject=[]", []),
+        ("data.group_by=[a-z]+", "[a-z]+"),
+        ("data.group_by=[ab]", "[ab]"),
+        ("data.label_by=(?P<label>[a-z]+)/", "(?P<label>[a-z]+)/"),
+        ("data.label_by=column:reason", "column:reason"),
+        ("cache=[b]", "[b]"),
+        ("data.window=null", None),
+        ("data.folds=~", None),
+    ],
+)
+def test_an_assignment_takes_a_list_or_a_mapping_only_where_one_is_wanted(assignment: str, value: object) -> None:
+    assert flatten(settings(assignment))[assignment.partition("=")[0]] == value
+
+
+def test_a_mapping_in_an_assignment_replaces_that_of_the_file(tmp_path: Path) -> None:
+    file = write(tmp_path, "data:\n  label_map:\n    hungry: cry\n    tired: null\nchecks:\n  reject:\n  - copy\n")
+    config = load_config(file)
+    assert (config.data.label_map, config.checks.reject) == ({"hungry": "cry", "tired": None}, ["copy"])
+    changed = load_config(file, ["data.label_map={cold: other}", "checks.reject=[]"])
+    assert (changed.data.label_map, changed.checks.reject) == ({"cold": "other"}, [])
+
+
+def test_one_entry_of_the_mapping_can_be_set_by_itself(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, "data: {label_map: {hungry: cry}}"), ["data.label_map.tired=cry"])
+    assert config.data.label_map == {"hungry": "cry", "tired": "cry"}
+
+
+@pytest.mark.parametrize(
+    ("assignments", "key", "named"),
+    [
+        (["checks.reject=[copy, loud]"], "checks.reject", "'loud'"),
+        (["checks.reject=copy"], "checks.reject", "'copy'"),
+        (["checks.reject={copy: quiet}"], "checks.reject", "list"),
+        (["checks.reject=null"], "checks.reject", "list"),
+        (["checks.rejct=[copy]"], "checks.rejct", "did you mean checks.reject?"),
+        (["checks.quiet_db=quiet"], "checks.quiet_db", "'quiet'"),
+        (["checks.silent_share=1.1"], "checks.silent_share", "1.1"),
+        (["checks.clipped_share=-0.1"], "checks.clipped_share", "-0.1"),
+        (["checks.confound_auc=0.4"], "checks.confound_auc", "0.4"),
+        (["checks.min_groups=0"], "checks.min_groups", "0"),
+        (["checks.players=-1"], "checks.players", "-1"),
+        (["data.hop=1"], "hop", "needs a window"),
+        (["data.window=1", "data.hop=1.5"], "hop", "above window"),
+        (["data.window=0.4"], "window", "below min_seconds"),
+        (["data.window=1", "data.min_seconds=2"], "window", "below min_seconds"),
+        (["data.window=0.1"], "data.window", "0.25"),
+        (["data.window=long"], "data.window", "'long'"),
+        (["data.window=5", "data.hop=0"], "data.hop", "0.25"),
+        (["data.folds=1"], "data.folds", "2"),
+        (["data.folds=2.5"], "data.folds", "2.5"),
+        (["data.folds=five"], "data.folds", "'five'"),
+        (["data.label_by=[a-z]+"], "data.label_by", "(?P<label>...)"),
+        (["data.label_by=(?P<lable>[a-z]+)"], "data.label_by", "(?P<label>...)"),
+        (["data.label_by=file"], "data.label_by", "(?P<label>...)"),
+        (["data.label_by=(?P<label>"], "data.label_by", "regular expression"),
+        (["data.label_by=''"], "data.label_by", "at least 1 character"),
+        (["data.group_by=["], "data.group_by", "regular expression"),
+        (["data.label_map=hungry"], "data.label_map", "'hungry'"),
+        (["data.label_map=[hungry]"], "data.label_map", "hungry"),
+        (["data.label_map={hungry: 3}"], "data.label_map", "3"),
+        (["data.label_map={3: hungry}"], "data.label_map", "3"),
+        (["data.label_map={hungry: [tired]}"], "data.label_map", "tired"),
+        (["data.label_map={hungry: cry"], "data.label_map", "hungry: cry"),
+        (["data.label_map={hungry: a, hungry: b}"], "data.label_map", "hungry"),
+        (["cache=''"], "cache", "at least 1 character"),
+        (["cache=null"], "cache", "None"),
+    ],
+)
+def test_a_mistake_in_how_data_is_read_is_one_line_that_names_the_key(
+    assignments: list[str], key: str, named: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        settings(*assignments)
+    message = str(caught.value)
+    assert key in message
+    assert named in message
+    assert "\n" not in message
+    assert "; " not in message
+
+
+@pytest.mark.parametrize("rule", ["label_by", "group_by"])
+def test_a_column_rule_without_a_name_is_refused(rule: str) -> None:
+    with pytest.raises(ConfigError, match=rf"data\.{rule}"):
+        settings(f"data.{rule}='column:'")
+
+
+@pytest.mark.parametrize("entry", ["hungry: ''", "'': hungry"])
+def test_an_empty_label_in_the_map_is_refused(entry: str) -> None:
+    with pytest.raises(ConfigError, match=r"data\.label_map"):
+        settings(f"data.label_map={{{entry}}}")
+
+
+@pytest.mark.parametrize(
+    "assignments",
+    [
+        ["data.window=5", "data.hop=5"],
+        ["data.window=5", "data.hop=0.25"],
+        ["data.window=0.5"],
+        ["data.window=60"],
+        ["data.folds=2"],
+        ["data.window=0.25", "data.min_seconds=0.25"],
+    ],
+)
+def test_windows_and_folds_at_their_bounds_are_taken(assignments: list[str]) -> None:
+    config = flatten(settings(*assignments))
+    assert all(str(config[key]).startswith(text) for key, _, text in (text.partition("=") for text in assignments))
+
+
+def test_what_one_configuration_holds_is_not_shared_with_another() -> None:
+    settings().data.label_map["hungry"] = "cry"
+    settings().checks.reject.append("copy")
+    assert settings() == Config() == load_config(EXAMPLE)

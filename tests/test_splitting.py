@@ -244,7 +244,7 @@ def test_no_move_and_no_exchange_would_be_better_in_a_table_of_sixty_groups_and_
 
 
 def refuse_better(
-    clips: list[Clip], placed: Mapping[str, str], kept: Mapping[str, str], shares: tuple[float, float]
+    clips: list[Clip], placed: dict[str, str], kept: Mapping[str, str], shares: tuple[float, float]
 ) -> None:
     best = badness(clips, placed, shares)
     free = sorted(placed.keys() - kept.keys())
