@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from crycli import __version__, checks, pages
-from crycli.audio import decode
+from crycli import __version__, audio, checks, pages
+from crycli.audio import Excerpt
+from crycli.cache import Cache, cache_folder
 from crycli.config import Config, flatten
 from crycli.errors import AudioError
 from crycli.manifest import Clip, stored_path
@@ -121,7 +123,13 @@ def render_report(
     report: Mapping[str, Any], survey: Survey, parts: Mapping[str, Sequence[Clip]], config: Config
 ) -> str:
     """The page: the dictionary with spectrograms and players of the first flagged clips."""
-    media = [_media(clip) for clip in flagged_clips(survey, parts)[: config.checks.players]]
+    shown = [_beginning(clip) for clip in flagged_clips(survey, parts)[: config.checks.players]]
+    with Cache(cache_folder(config.cache), (audio.__file__, pages.__file__), "media") as kept:
+        media = kept.find(shown)
+        for number, excerpt in enumerate(shown):
+            if media[number] is None and (made := _media(excerpt)) is not None:
+                media[number] = made
+                kept.add(excerpt, made)
     return pages.render("prepare.html", {"report": report, "media": media})
 
 
@@ -220,12 +228,15 @@ def _warn_of_contradictions(survey: Survey, output: Path) -> list[str]:
     ]
 
 
-def _media(clip: Clip) -> dict[str, str] | None:
-    """The spectrogram and the player of a clip; None where it cannot be read any more."""
+def _beginning(clip: Clip) -> Excerpt:
     start = clip.start or 0.0
-    end = min(start + PLAYER_SECONDS, clip.end if clip.end is not None else np.inf)
+    return Excerpt(clip.path, start, min(start + PLAYER_SECONDS, clip.end if clip.end is not None else math.inf))
+
+
+def _media(excerpt: Excerpt) -> dict[str, str] | None:
+    """The spectrogram and the player of an excerpt; None where it cannot be read any more."""
     try:
-        recording = decode(clip.path, start, end)
+        recording = audio.decode(excerpt.path, excerpt.start, excerpt.end)
     except AudioError:
         return None
     return {

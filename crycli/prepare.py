@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -97,7 +98,7 @@ def _read_places(folder: Path) -> dict[Path, Place]:
     places: dict[Path, Place] = {}
     for part in PARTS:
         for clip in read_manifest(folder / f"{part}.csv"):
-            place = places.setdefault(clip.path, (part, clip.fold))
+            place = places.setdefault(Path(os.path.abspath(clip.path)), (part, clip.fold))
             if place != (part, clip.fold):
                 raise DataError(f"{folder}: {clip.path} is in {place[0]}.csv and in {part}.csv: it is no split to keep")
     return places

@@ -1,28 +1,19 @@
-"""Decodes every recording once: its measurements, by clip or by window, and what tells it from its copies.
-
-What was measured is kept between runs, under the recording's path, size and times.
-"""
+"""Decodes every recording once: its measurements, by clip or by window, and what tells it from its copies."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import logging
-import os
-import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
+import base64
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-import crycli
 from crycli import audio, fingerprint, measures
 from crycli.audio import Excerpt, Samples
+from crycli.cache import Cache
 from crycli.errors import AudioError
 from crycli.fingerprint import Fingerprint
 from crycli.measures import Measures, Meter
@@ -30,11 +21,6 @@ from crycli.parallel import map_processes
 from crycli.progress import OnStep, Step, silent
 
 SILENT_PEAK = 1e-4  # -80 dB of full scale: there is nothing to compare with other recordings
-CACHE_VARIABLE = "CRYCLI_CACHE"
-CACHE_FILE = "probes.sqlite"
-ROWS_AT_ONCE = 500
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -186,9 +172,10 @@ def probe_all(
         cache: the folder in which the results are kept; None for none.
         on_step: told of the progress.
     """
+    code = (audio.__file__, measures.__file__, fingerprint.__file__, __file__)
     total = len(excerpts)
-    with closing(_Cache(cache, windowing)) as kept:
-        probes = kept.find(excerpts)
+    with Cache(cache, code, asdict(windowing)) as kept:
+        probes = [_from_json(content) for content in kept.find(excerpts)]
         missing = [number for number, found in enumerate(probes) if found is None]
         function = partial(probe, windowing=windowing)
         results = map_processes(function, [excerpts[number] for number in missing], workers)
@@ -196,134 +183,21 @@ def probe_all(
         on_step(Step("check", known, total, "recordings"))
         for done, (number, result) in enumerate(zip(missing, results, strict=True), start=known + 1):
             probes[number] = result
-            kept.add(excerpts[number], result)
+            if not result.error:  # a permission or a mount may be all that is missing
+                kept.add(excerpts[number], _to_json(result))
             on_step(Step("check", done, total, "recordings"))
     return [found for found in probes if found is not None]
 
 
-def cache_folder(setting: str) -> Path | None:
-    """The folder that the setting `cache` means: "auto" is the user's cache folder, "none" no folder at all."""
-    if setting == "none":
+def _to_json(result: Probe) -> list[Any]:
+    windows = [[window.start, *vars(window.measures).values()] for window in result.windows]
+    sound = base64.b64encode(result.fingerprint.to_bytes()).decode()
+    return [windows, result.seconds, result.audio_hash, sound, result.cut_short]
+
+
+def _from_json(content: Any) -> Probe | None:
+    if content is None:
         return None
-    if setting != "auto":
-        return Path(setting)
-    import platformdirs
-
-    return Path(os.environ.get(CACHE_VARIABLE) or platformdirs.user_cache_dir("crycli", appauthor=False))
-
-
-class _Cache:
-    """Probes in a SQLite file. Whatever is wrong with the file costs time and never the run."""
-
-    def __init__(self, folder: Path | None, windowing: Windowing) -> None:
-        self._settings = json.dumps([_version(), asdict(windowing)])
-        self._new: list[tuple[object, ...]] = []
-        self._connection: sqlite3.Connection | None = None
-        if folder is None:
-            return
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._connection = _open_database(folder / CACHE_FILE)
-        except (OSError, sqlite3.Error) as error:
-            logger.info("measuring without a cache: %s: %s", folder / CACHE_FILE, error)
-
-    def find(self, excerpts: Sequence[Excerpt]) -> list[Probe | None]:
-        """What is known of each recording and still holds."""
-        if self._connection is None:
-            return [None] * len(excerpts)
-        found: list[Probe | None] = []
-        for first in range(0, len(excerpts), ROWS_AT_ONCE):
-            found += self._find_some(excerpts[first : first + ROWS_AT_ONCE])
-        return found
-
-    def _find_some(self, excerpts: Sequence[Excerpt]) -> Iterator[Probe | None]:
-        keys = [self._key(excerpt) for excerpt in excerpts]
-        marks = ",".join("?" * len(keys))
-        try:
-            assert self._connection is not None
-            rows = self._connection.execute(f"SELECT * FROM probes WHERE key IN ({marks})", keys).fetchall()
-        except sqlite3.Error as error:
-            logger.info("the cache cannot be read: %s", error)
-            rows = []
-        known = {row[0]: row[1:] for row in rows}
-        for excerpt, key in zip(excerpts, keys, strict=True):
-            state, *content = known.get(key, ("",))
-            yield _from_row(content) if state and state == _state(excerpt.path) else None
-
-    def add(self, excerpt: Excerpt, result: Probe) -> None:
-        """Keep a result; errors are not kept, because a permission or a mount may be what is missing."""
-        if self._connection is None or result.error:
-            return
-        self._new.append((self._key(excerpt), _state(excerpt.path), *_to_row(result)))
-        if len(self._new) >= ROWS_AT_ONCE:
-            self._write()
-
-    def _write(self) -> None:
-        try:
-            if self._connection is not None and self._new:
-                with self._connection:
-                    self._connection.executemany("REPLACE INTO probes VALUES (?, ?, ?, ?, ?, ?, ?)", self._new)
-        except sqlite3.Error as error:
-            logger.info("the cache cannot be written: %s", error)
-        self._new = []
-
-    def _key(self, excerpt: Excerpt) -> str:
-        text = f"{self._settings}|{excerpt.start}|{excerpt.end}|{os.path.abspath(excerpt.path)}"
-        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-
-    def close(self) -> None:
-        """Write what is new; also after an interruption."""
-        self._write()
-        if self._connection is not None:
-            self._connection.close()
-
-
-def _open_database(file: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(file, timeout=5.0)
-    try:
-        return _with_table(connection)
-    except sqlite3.DatabaseError:
-        connection.close()
-        file.unlink(missing_ok=True)  # damaged: it holds nothing that cannot be measured again
-        return _with_table(sqlite3.connect(file, timeout=5.0))
-
-
-def _with_table(connection: sqlite3.Connection) -> sqlite3.Connection:
-    with connection:
-        connection.execute(
-            "CREATE TABLE IF NOT EXISTS probes "
-            "(key TEXT PRIMARY KEY, state TEXT, windows TEXT, seconds REAL, audio_hash TEXT, fingerprint BLOB, "
-            "cut_short INTEGER)"
-        )
-    return connection
-
-
-def _version() -> list[str]:
-    """Changes with the code and the libraries that a probe depends on."""
-    code = b"".join(Path(module.__file__).read_bytes() for module in (audio, measures, fingerprint) if module.__file__)
-    code += Path(__file__).read_bytes()
-    libraries = [version(package) for package in ("av", "soundfile", "soxr", "numpy", "scipy")]
-    return [crycli.__version__, hashlib.sha256(code).hexdigest()[:16], *libraries]
-
-
-def _state(path: Path) -> str:
-    """The size and the times of a file; empty where it is gone."""
-    try:
-        status = path.stat()
-    except OSError:
-        return ""
-    return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
-
-
-def _to_row(result: Probe) -> tuple[object, ...]:
-    windows = json.dumps([[window.start, *asdict(window.measures).values()] for window in result.windows])
-    return windows, result.seconds, result.audio_hash, result.fingerprint.to_bytes(), int(result.cut_short)
-
-
-def _from_row(row: Iterable[Any]) -> Probe | None:
-    windows, seconds, audio_hash, content, cut_short = row
-    try:
-        parts = tuple(Window(start, Measures(*values)) for start, *values in json.loads(windows))
-        return Probe(parts, seconds, audio_hash, Fingerprint.from_bytes(content), bool(cut_short))
-    except (ValueError, TypeError):
-        return None
+    windows, seconds, audio_hash, sound, cut_short = content
+    parts = tuple(Window(start, Measures(*values)) for start, *values in windows)
+    return Probe(parts, seconds, audio_hash, Fingerprint.from_bytes(base64.b64decode(sound)), cut_short)

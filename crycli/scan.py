@@ -82,7 +82,7 @@ class Scan:
 
 
 def parse_root(text: str | Path) -> Root:
-    """A folder, a CSV, or LABEL=FOLDER.
+    """A folder, a CSV, or LABEL=FOLDER; its path becomes absolute.
 
     Raises:
         DataError: it does not exist, or is another kind of file.
@@ -97,7 +97,7 @@ def parse_root(text: str | Path) -> Root:
         raise DataError(f"no folder {root.path}")
     if not root.path.is_dir() and not root.is_table:
         raise DataError(f"{root.path} is not a folder, and no CSV (.csv) that lists recordings")
-    return root
+    return replace(root, path=Path(os.path.abspath(root.path)))
 
 
 def scan(roots: Sequence[Root], data: DataConfig, on_step: OnStep = silent) -> Scan:
@@ -270,7 +270,7 @@ def _read_table(root: Root, corpus: str, data: DataConfig, *, several_roots: boo
             named = Named(label, problem="" if label else "no label: its cell is empty")
         group = cells.get(group_column, "") if listed else ""
         grouped = Named(group=group) if group else grouping(relative)
-        path = resolve_path(relative, root.path.parent)
+        path = Path(os.path.abspath(resolve_path(relative, root.path.parent)))
         prefix = root.path.parent.name if several_roots else ""
         start, end, fold = read_times(cells, where)
         extra = {name: cell for name, cell in cells.items() if name not in (paths, label_column, group_column)}

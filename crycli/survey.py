@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from crycli.audio import Excerpt
+from crycli.cache import cache_folder
 from crycli.config import Config, Flag
 from crycli.duplicates import Duplicate, find_duplicates, join_groups
 from crycli.errors import DataError
 from crycli.manifest import Clip
 from crycli.measures import FLAG_MEANINGS, find_flags, flag_meaning
-from crycli.probing import Probe, Window, Windowing, cache_folder, probe_all
+from crycli.probing import Probe, Window, Windowing, probe_all
 from crycli.progress import OnStep, silent
 from crycli.scan import Found
 
@@ -92,7 +93,10 @@ def survey(
     windowing = Windowing(data.window, data.hop, data.min_seconds)
     cache = cache_folder(config.cache)
     probes = probe_all(excerpts, windowing, workers=config.workers, cache=cache, on_step=on_step)
-    duplicates = find_duplicates(probes)
+    # Excerpts of one recording are in one group as it is.
+    duplicates = [
+        pair for pair in find_duplicates(probes) if recordings[pair.first].path != recordings[pair.second].path
+    ]
     named_groups = join_groups([item.group for item in recordings], [*_same_file(recordings), *together])
     bridging = _bridging(recordings, named_groups, duplicates, kept or {})
     duplicates = [pair for pair in duplicates if pair.first not in bridging and pair.second not in bridging]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import logging
 import os
 import pickle
@@ -735,7 +734,7 @@ def test_a_recording_longer_than_a_block_is_the_same_in_blocks(kind: Kind, tmp_p
     reader = Reader(path)
     blocks = list(reader)
     whole = np.concatenate(blocks)
-    assert len(blocks) == 3
+    assert len(blocks) >= 2
     assert all(len(block) <= BLOCK_SECONDS * rate + 65_536 for block in blocks)
     assert (reader.sample_rate, reader.channels, reader.codec, reader.cut_short) == (rate, 1, kind.codec, False)
     assert len(whole) == pytest.approx(LONG * rate, abs=0.02 * rate)
@@ -776,9 +775,12 @@ TENTHS = [place / 11 for place in range(1, 11)]
 def test_a_file_cut_anywhere_gives_its_beginning_and_says_that_it_is_cut(kind: Kind, tmp_path: Path) -> None:
     path = make(tmp_path, kind, 6.0)
     whole, content = decode(path), path.read_bytes()
+    with av.open(str(path)) as container:
+        packets = [packet.pos for packet in container.demux(audio=0) if packet.pos]
+    between = [packets[len(packets) * quarter // 4] / len(content) for quarter in (1, 2, 3)]
     index_is_lost = kind.suffix in (".m4a", ".mp4", ".3gp") and not kind.options
     salvaged, unsaid = 0, []
-    for share in TENTHS:
+    for share in TENTHS + between:
         path.write_bytes(content[: round(len(content) * share)])
         try:
             recording = decode(path)
@@ -793,7 +795,7 @@ def test_a_file_cut_anywhere_gives_its_beginning_and_says_that_it_is_cut(kind: K
         if kind.flagged and missing >= 0.6 and not recording.cut_short:
             unsaid.append(f"at {share:.0%} of the bytes {missing:.2f} s are missing")
     assert unsaid == []
-    assert salvaged == 0 if index_is_lost else salvaged >= 7
+    assert salvaged == 0 if index_is_lost else salvaged >= 9
 
 
 class OneWay:

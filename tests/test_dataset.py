@@ -288,3 +288,90 @@ def test_a_recording_that_became_readable_is_no_longer_left_out(small: Path) -> 
     recording.write_bytes(content)
     os.utime(recording, ns=(times.st_atime_ns, times.st_mtime_ns))
     assert prepare_datasets(small, MINI).unreadable == {}
+
+
+def write_windows(folder: Path, windows: list[tuple[float, float]], column: str = "path") -> Path:
+    """Manifests of windows of one long recording for each label, all parts with the same windows."""
+    folder.mkdir(exist_ok=True)
+    for label, hertz in {"high": 900.0, "low": 300.0}.items():
+        samples = np.concatenate([cry(hertz * (1 + second / 10), 1.0, seed=second) for second in range(6)])
+        soundfile.write(folder / f"{label}.flac", samples, 16_000)
+    for part in PARTS:
+        rows = [f"{label}.flac,{label},{part},{start},{end}" for label in ("high", "low") for start, end in windows]
+        (folder / f"{part}.csv").write_text("\n".join([f"{column},label,group,start,end", *rows]) + "\n")
+    return folder
+
+
+WINDOWS = [(0.0, 1.0), (1.25, 2.0), (2.5, 4.125), (5.0, 5.5), (5.5, 9.0)]
+
+
+def test_the_rows_are_the_windows_of_the_manifest(tmp_path: Path) -> None:
+    train, *_ = load_and_prepare_datasets(write_windows(tmp_path / "data", WINDOWS), MINI)
+    assert len(train) == 2 * len(WINDOWS)
+    lengths = [round(16_000 * (min(end, 6.0) - start)) for start, end in WINDOWS]
+    assert [len(row["input_values"]) for row in train] == lengths * 2
+    for row, clip in zip(train, read_manifest(tmp_path / "data" / "train.csv"), strict=True):
+        whole = audio.load(clip.path)
+        expected = audio.normalise(whole[round(16_000 * clip.start) : round(16_000 * clip.end)])  # type: ignore[operator]
+        np.testing.assert_array_equal(row["input_values"], expected)
+        np.testing.assert_array_equal(
+            row["input_values"], audio.normalise(audio.load(clip.path, 16_000, clip.start, clip.end))
+        )
+
+
+def test_a_long_window_is_cut_to_the_longest_clip(tmp_path: Path) -> None:
+    config = settings("model.backbone=mini", "data.max_seconds=0.5")
+    train, *_ = load_and_prepare_datasets(write_windows(tmp_path / "data", [(1.0, 3.0), (2.0, 2.25)]), config)
+    assert [len(row["input_values"]) for row in train] == [8_000, 4_000] * 2
+
+
+def test_windows_are_decoded_once(tmp_path: Path) -> None:
+    data = write_windows(tmp_path / "data", WINDOWS)
+    assert decoded(data) == 3 * 2 * len(WINDOWS)
+    assert decoded(data) == 0
+
+
+@pytest.mark.parametrize(("old", "new"), [(",1.25,2.0", ",1.3,2.0"), (",1.25,2.0", ",1.25,2.1"), (",1.25,2.0", ",,")])
+def test_the_cache_notices_a_changed_window(old: str, new: str, tmp_path: Path) -> None:
+    data = write_windows(tmp_path / "data", WINDOWS)
+    decoded(data)
+    replace_in(data / "validation.csv", old, new)
+    assert decoded(data) == 2 * len(WINDOWS)
+    _, validation, *_ = load_and_prepare_datasets(data, MINI)
+    clip = read_manifest(data / "validation.csv")[1]
+    expected = audio.load(clip.path, 16_000, clip.start, clip.end)[: round(MINI.data.max_seconds * 16_000)]
+    np.testing.assert_array_equal(validation[1]["input_values"], audio.normalise(expected))
+    assert decoded(data) == 0
+
+
+def test_a_window_beyond_the_end_is_left_out_and_the_others_of_the_recording_are_used(tmp_path: Path) -> None:
+    data = write_windows(tmp_path / "data", [*WINDOWS, (7.0, 8.0)])
+    for _ in ("first", "from the cache"):
+        prepared = prepare_datasets(data, MINI)
+        assert set(prepared.unreadable) == {data / "high.flac", data / "low.flac"}
+        assert len(prepared.parts["train"]) == 2 * len(WINDOWS)
+
+
+def test_a_window_that_is_too_short_is_left_out(tmp_path: Path) -> None:
+    data = write_windows(tmp_path / "data", [(0.0, 1.0), (2.0, 2.2)])
+    prepared = prepare_datasets(data, settings("model.backbone=mini", "data.min_seconds=0.3"))
+    assert len(prepared.parts["train"]) == 2
+    assert all("data.min_seconds" in reason for reason in prepared.unreadable.values())
+
+
+@pytest.mark.parametrize("column", ["path", "file_name", "filename", "file"])
+def test_the_paths_may_stand_in_the_column_of_another_tool(column: str, tmp_path: Path) -> None:
+    data = write_windows(tmp_path / "data", WINDOWS[:2], column)
+    prepared = prepare_datasets(data, MINI)
+    assert prepared.labels == ["high", "low"]
+    for dataset in prepared.parts.values():
+        assert dataset["path"][:] == ["high.flac"] * 2 + ["low.flac"] * 2
+        assert [len(row["input_values"]) for row in dataset] == [16_000, 12_000] * 2
+
+
+def test_a_csv_with_nothing_but_file_names_and_labels_is_enough(tmp_path: Path) -> None:
+    data = write_windows(tmp_path / "data", [])
+    for part in PARTS:
+        (data / f"{part}.csv").write_text("filename,label\nhigh.flac,high\nlow.flac,low\n")
+    train, *_ = load_and_prepare_datasets(data, MINI)
+    assert [len(row["input_values"]) for row in train] == [96_000] * 2

@@ -13,11 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Outcome, settings, write_cries
+import soundfile
+from conftest import Outcome, cry, settings, write_cries
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, f1_score, log_loss
 
+from crycli.audio import Excerpt
 from crycli.errors import CheckpointError, DataError, OutputError
 from crycli.evaluation import draw_confusion, evaluate
+from crycli.inference import load_predictor
 from crycli.manifest import read_manifest
 from crycli.metrics import score
 from crycli.prepare import prepare_dataset_csv
@@ -222,3 +225,29 @@ def test_the_same_evaluation_gives_the_same_bytes(
     evaluate(str(runs["layer"]), data, tmp_path / "again", settings("eval.split=train"))
     for name in FILES - {"confusion_matrix.png"}:
         assert (tmp_path / "again" / name).read_bytes() == (report / name).read_bytes(), name
+
+
+def test_the_windows_of_the_manifest_are_scored_and_named_by_their_times(
+    runs: dict[str, Path], tmp_path: Path, crycli: Callable[..., Outcome]
+) -> None:
+    times, data = [(0.0, 0.75), (0.75, 1.5), (1.5, 2.125), (2.5, 9.0), (4.0, 5.0)], tmp_path / "data"
+    data.mkdir()
+    lines = ["file_name,label,group,start,end"]
+    for label, hertz in {"high": 900.0, "low": 300.0}.items():
+        sweep = np.concatenate([cry(hertz * factor, 1.0, seed=round(hertz * factor)) for factor in (1.0, 1.2, 1.4)])
+        soundfile.write(data / f"{label}.wav", sweep, 16_000, "FLOAT")
+        lines += [f"{label}.wav,{label},{label},{start},{end}" for start, end in times]
+    (data / "test.csv").write_text("\n".join(lines) + "\n")
+    done = crycli("eval", runs["layer"], data, "-o", tmp_path / "report")
+    assert done.code == 3  # the last window of each lies beyond the end
+    found = rows(tmp_path / "report")
+    expected = [("0.000", "0.750"), ("0.750", "1.500"), ("1.500", "2.125"), ("2.500", "3.000"), ("", "")]
+    assert [(row["start"], row["end"]) for row in found] == expected * 2
+    assert [row["path"] for row in found] == [str(data / "high.wav")] * 5 + [str(data / "low.wav")] * 5
+    assert [bool(row["error"]) for row in found] == [False, False, False, False, True] * 2
+    assert (scores(tmp_path / "report")["clips"], scores(tmp_path / "report")["unreadable"]) == (8, 2)
+    predictor = load_predictor(str(runs["layer"]))
+    for row, answer in zip(
+        found[:4], predictor.predict(Excerpt(data / "high.wav", *span) for span in times[:4]), strict=True
+    ):
+        assert float(row["p_high"]) == pytest.approx(answer.probabilities[0], abs=1e-4)

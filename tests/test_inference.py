@@ -19,6 +19,7 @@ from hypothesis.extra import numpy as arrays
 from safetensors.torch import load_file, save_file
 
 from crycli import audio
+from crycli.audio import Excerpt
 from crycli.checkpoint import read_json
 from crycli.errors import ConfigError, DataError
 from crycli.exporting import export_bundle
@@ -214,6 +215,43 @@ def test_other_sample_rates_are_resampled(rate: int, loud_runs: dict[str, Path],
     np.testing.assert_allclose(*answers(loud_runs["layer"], [other, same]), atol=1e-4)
     (prediction,) = load_predictor(str(loud_runs["layer"])).predict([other])
     assert prediction.end == pytest.approx(1.0, abs=1e-3)
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_part_of_a_recording_is_answered_as_a_recording_of_that_part(
+    size: int, loud_runs: dict[str, Path], loud_bundles: dict[str, Path], tmp_path: Path
+) -> None:
+    sweep = np.concatenate([cry(hertz, 0.5, seed=int(hertz)) for hertz in (200, 500, 900, 1500)])
+    recording = save(tmp_path / "long.wav", sweep)
+    times = [(0.0, 0.5), (0.5, 1.25), (1.0, 1.1), (1.5, 9.0)]
+    parts = [save(tmp_path / f"{a}.wav", sweep[round(a * 16_000) : round(b * 16_000)]) for a, b in times]
+    excerpts = [Excerpt(recording, *span) for span in times]
+    for model in (loud_runs["layer"], loud_bundles["layer"]):
+        alone = answers(model, parts)
+        assert np.ptp(alone[:, 0]) > 0.01
+        predictor = load_predictor(str(model), settings(f"predict.batch_size={size}"))
+        found = list(predictor.predict([Excerpt(recording), *excerpts, recording]))
+        assert [answer.path for answer in found] == [recording] * 6
+        np.testing.assert_allclose([answer.probabilities for answer in found[1:-1]], alone, atol=1e-4)
+        spans = [(answer.start, answer.end) for answer in found]
+        assert spans == [(0.0, 2.0), (0.0, 0.5), (0.5, 1.25), (1.0, 1.1), (1.5, 2.0), (0.0, 2.0)]
+        assert found[0] == found[-1]
+
+
+def test_a_part_beyond_the_end_is_an_error_and_does_not_stop_the_others(runs: dict[str, Path], tmp_path: Path) -> None:
+    recording = save(tmp_path / "cry.wav", cry(300.0, 1.0))
+    excerpts = [Excerpt(recording, 3.0, 4.0), Excerpt(recording, 0.5, 1.0), Excerpt(recording, 0.99, 1.0)]
+    beyond, inside, short = load_predictor(str(runs["layer"])).predict(excerpts)
+    assert (beyond.start, beyond.end, beyond.label) == (None, None, "")
+    assert beyond.error
+    assert (inside.start, inside.end, inside.error) == (0.5, 1.0, "")
+    assert "too short" in short.error
+
+
+@pytest.mark.parametrize("suffix", [".raw", ".dat", ".txt", ""])
+def test_a_recording_is_read_whatever_it_is_called(suffix: str, runs: dict[str, Path], tmp_path: Path) -> None:
+    odd = save(tmp_path / f"cry{suffix}", cry(300.0, 0.5))
+    assert answers(runs["layer"], find_inputs([odd])).shape == (1, 2)
 
 
 def test_loudness_does_not_matter(loud_runs: dict[str, Path], tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import crycli
 LEVELS = (
     ("errors", "progress", "parallel"),
     ("config", "outputs", "audio"),
+    ("cache",),
     ("manifest", "naming", "measures", "fingerprint", "metrics", "model", "pages", "predictions"),
     ("checkpoint", "scan", "probing", "splitting", "checks"),
     ("dataset", "inference", "duplicates"),
@@ -126,7 +127,7 @@ def test_the_package_imports_nothing_of_its_own_when_it_is_imported() -> None:
         ("matplotlib", {"evaluation"}),
         ("jinja2", {"pages"}),
         ("joblib", {"parallel"}),
-        ("sqlite3", {"probing"}),
+        ("sqlite3", {"cache"}),
     ],
 )
 def test_a_library_has_one_user(library: str, users: set[str]) -> None:

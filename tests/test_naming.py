@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from crycli.naming import DONATEACRY_REASONS, ESC_LABELS, Named, naming_rule
@@ -96,6 +96,7 @@ def test_the_version_the_suffix_and_the_folders_do_not_matter(version: str, suff
 
 
 @given(first=HEX, second=HEX)
+@example(first="abcdefabcdef", second="ABCDEFabcdef")
 def test_two_uploads_are_of_one_group_where_their_phone_is_one_in_upper_or_lower_case(first: str, second: str) -> None:
     groups = [told(f"{UUID[:24]}{phone}-1430742197-1.0-f-48-ti.wav").group for phone in (first, second)]
     assert all(groups)
