@@ -154,11 +154,16 @@ def compare(roots: Sequence[Path], rounds: int, workers: int) -> None:
 
 def seconds(function: Callable[..., object], items: Sequence[object], workers: int) -> float:
     """How long it takes to apply a function to all items in processes that run already."""
-    list(map_processes(function, items[: 8 * worker_count(workers)], workers))
+    list(map_processes(function, items[: 8 * worker_count(workers)], workers, failed))
     started = time.perf_counter()
-    for _ in map_processes(function, items, workers):
+    for _ in map_processes(function, items, workers, failed):
         pass
     return time.perf_counter() - started
+
+
+def failed(item: object) -> None:
+    """No recording of a benchmark crashes a decoder."""
+    sys.exit(f"a process died on {item}")
 
 
 def whole_command(roots: Sequence[Path], folder: Path, workers: int) -> None:

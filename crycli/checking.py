@@ -159,7 +159,7 @@ def _read_table(file: Path, config: Config) -> Iterable[_Row]:
         if not row[paths] or not row[label]:
             raise DataError(f"{where}: the {label if row[paths] else paths} is empty")
         stem = file.stem if column is None else row[column]
-        start, end, _ = read_times(row, where)
+        start, end, _ = read_times({**row, "fold": ""}, where)  # a fold of theirs may be any name
         named_group = grouping(row[paths]).group
         found = Found(
             path=_locate(row[paths], file.parent),

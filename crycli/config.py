@@ -34,12 +34,17 @@ Flag = Literal["quiet", "silent", "clipped", "narrow", "dc_offset", "cut_short",
 
 
 def _no_is_a_word(value: object) -> object:
-    # YAML 1.1 reads a bare `no` as false.
-    return "no" if value is False else value
+    # YAML 1.1 reads a bare `no` as false, and `yes` as true.
+    return {False: "no", True: "yes"}[value] if isinstance(value, bool) else value
+
+
+Label = Annotated[str, BeforeValidator(_no_is_a_word), Field(min_length=1)]
 
 
 def _expression(value: str, rules: tuple[str, ...]) -> re.Pattern[str] | None:
     """The regular expression that a rule for labels or groups is; None where it is one of the named rules."""
+    if value == COLUMN_RULE:
+        raise ValueError("lacks the name of the column: write it as column:NAME")
     if value in rules or value.startswith(COLUMN_RULE):
         return None
     try:
@@ -62,7 +67,7 @@ class DataConfig(Section):
     label_by: str = Field(default="auto", min_length=1)
     """Where labels come from: auto (folders; names where flat), folder, donateacry, esc, column:NAME of a CSV, or a
     regular expression on the path with a group named label."""
-    label_map: dict[str, str | None] = {}
+    label_map: dict[Label, Label | None] = {}
     """New names for labels: one name for several merges them, null drops them, "*" stands for all others."""
     group_by: str = Field(default="auto", min_length=1)
     """What stays together in a split: auto, file, folder, donateacry, esc, column:NAME of a CSV, or a regular

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from functools import lru_cache
 
 from crycli.config import COLUMN_RULE
 
+DONATEACRY_PHONE = re.compile(r"(?P<uuid>[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12})-\d{9}")
 DONATEACRY_NAME = re.compile(
     r"(?P<uuid>[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12})"
     r"-(?P<epoch>\d+)-[\d.]+-(?P<gender>[a-z]+)-(?P<age>\d+)-(?P<reason>[a-z]{2})$"
@@ -75,11 +76,18 @@ NamingRule = Callable[[str], Named]
 """From a recording's path below its root, with "/", to what it tells."""
 
 
+def _stem(relative: str) -> str:
+    name = relative.rpartition("/")[2]
+    return name.rpartition(".")[0] or name
+
+
 def by_donateacry(relative: str) -> Named:
     """What the file name of a DonateACry upload tells."""
-    name = DONATEACRY_NAME.match(PurePosixPath(relative).stem)
+    name = DONATEACRY_NAME.match(_stem(relative))
     if name is None:
-        return Named(problem="no label: not a DonateACry file name")
+        # A copy, such as "... (1)", has no label, and all the same must not come to lie apart from its phone.
+        phone = DONATEACRY_PHONE.match(_stem(relative))
+        return Named(problem="no label: not a DonateACry file name", group=phone["uuid"].lower() if phone else "")
     label = DONATEACRY_REASONS.get(name["reason"], "")
     extra = {
         "gender": DONATEACRY_GENDERS.get(name["gender"], name["gender"]),
@@ -92,7 +100,7 @@ def by_donateacry(relative: str) -> Named:
 
 def by_esc(relative: str) -> Named:
     """What the file name of an ESC clip tells; ESC-10 has the class in the folder alone."""
-    name = ESC_NAME.match(PurePosixPath(relative).stem)
+    name = ESC_NAME.match(_stem(relative))
     if name is None:
         return Named(problem="no label: not an ESC file name")
     number = int(name["target"] or len(ESC_LABELS))
@@ -101,6 +109,7 @@ def by_esc(relative: str) -> Named:
     return Named(label, problem, f"esc-{name['source']}", fold=int(name["fold"]))
 
 
+@lru_cache(maxsize=16)  # labels, groups and columns of one recording are asked for one after the other
 def by_known_name(relative: str) -> Named:
     """What the file name tells, where it is one of the corpora that crycli knows."""
     named = by_donateacry(relative)
@@ -131,7 +140,7 @@ def by_expression(expression: str) -> NamingRule:
 
 def by_folder(relative: str) -> Named:
     """The folder as the group."""
-    return Named(group=PurePosixPath(relative).parent.as_posix())
+    return Named(group=relative.rpartition("/")[0] or ".")
 
 
 def by_file(relative: str) -> Named:

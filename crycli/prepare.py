@@ -76,7 +76,9 @@ def prepare_dataset_csv(
     found = survey(scanned.found, config, kept=kept, on_step=on_step)
     if not found.clips:
         reasons = Counter(item.reason for item in found.rejected)
-        raise DataError(f"none of the {len(scanned.found)} recordings can be used: {reasons.most_common(1)[0][0]}")
+        reason = reasons.most_common(1)[0][0]
+        example = next(item.path for item in found.rejected if item.reason == reason)
+        raise DataError(f"none of the {len(scanned.found)} recordings can be used: {reason}, such as {example}")
     clips, fold_warnings = _with_folds(found.clips, config, kept)
     parts = split(
         clips, config.data.validation_share, config.data.test_share, config.data.seed, _kept_parts(clips, kept)

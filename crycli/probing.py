@@ -178,7 +178,7 @@ def probe_all(
         probes = [_from_json(content) for content in kept.find(excerpts)]
         missing = [number for number, found in enumerate(probes) if found is None]
         function = partial(probe, windowing=windowing)
-        results = map_processes(function, [excerpts[number] for number in missing], workers)
+        results = map_processes(function, [excerpts[number] for number in missing], workers, _crashed)
         known = total - len(missing)
         on_step(Step("check", known, total, "recordings"))
         for done, (number, result) in enumerate(zip(missing, results, strict=True), start=known + 1):
@@ -187,6 +187,10 @@ def probe_all(
                 kept.add(excerpts[number], _to_json(result))
             on_step(Step("check", done, total, "recordings"))
     return [found for found in probes if found is not None]
+
+
+def _crashed(excerpt: Excerpt) -> Probe:
+    return Probe(error="damaged: the decoder crashes on it")
 
 
 def _to_json(result: Probe) -> list[Any]:

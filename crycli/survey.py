@@ -16,7 +16,7 @@ from crycli.manifest import Clip
 from crycli.measures import FLAG_MEANINGS, find_flags, flag_meaning
 from crycli.probing import Probe, Window, Windowing, probe_all
 from crycli.progress import OnStep, silent
-from crycli.scan import Found
+from crycli.scan import Found, identity
 
 Place = tuple[str, int | None]
 """The part and the fold in which a recording lies already."""
@@ -95,7 +95,9 @@ def survey(
     probes = probe_all(excerpts, windowing, workers=config.workers, cache=cache, on_step=on_step)
     # Excerpts of one recording are in one group as it is.
     duplicates = [
-        pair for pair in find_duplicates(probes) if recordings[pair.first].path != recordings[pair.second].path
+        pair
+        for pair in find_duplicates(probes)
+        if identity(recordings[pair.first].path) != identity(recordings[pair.second].path)
     ]
     named_groups = join_groups([item.group for item in recordings], [*_same_file(recordings), *together])
     bridging = _bridging(recordings, named_groups, duplicates, kept or {})
@@ -121,8 +123,8 @@ def survey(
 
 def _same_file(recordings: Sequence[Found]) -> list[tuple[int, int]]:
     """Pairs of excerpts of one recording."""
-    first_of: dict[Path, int] = {}
-    return [(first_of.setdefault(item.path, number), number) for number, item in enumerate(recordings)]
+    first_of: dict[str, int] = {}
+    return [(first_of.setdefault(identity(item.path), number), number) for number, item in enumerate(recordings)]
 
 
 def _bridging(

@@ -320,14 +320,14 @@ def test_the_rows_are_the_windows_of_the_manifest(tmp_path: Path) -> None:
 
 
 def test_a_long_window_is_cut_to_the_longest_clip(tmp_path: Path) -> None:
-    config = settings("model.backbone=mini", "data.max_seconds=0.5")
-    train, *_ = load_and_prepare_datasets(write_windows(tmp_path / "data", [(1.0, 3.0), (2.0, 2.25)]), config)
-    assert [len(row["input_values"]) for row in train] == [8_000, 4_000] * 2
+    config = settings("model.backbone=mini", "data.min_seconds=0.3", "data.max_seconds=0.5")
+    train, *_ = load_and_prepare_datasets(write_windows(tmp_path / "data", [(1.0, 3.0), (2.0, 2.4)]), config)
+    assert [len(row["input_values"]) for row in train] == [8_000, 6_400] * 2
 
 
 def test_windows_are_decoded_once(tmp_path: Path) -> None:
     data = write_windows(tmp_path / "data", WINDOWS)
-    assert decoded(data) == 3 * 2 * len(WINDOWS)
+    assert decoded(data) == 2 * len(WINDOWS)  # the three parts are of the same windows here
     assert decoded(data) == 0
 
 
@@ -365,7 +365,7 @@ def test_the_paths_may_stand_in_the_column_of_another_tool(column: str, tmp_path
     prepared = prepare_datasets(data, MINI)
     assert prepared.labels == ["high", "low"]
     for dataset in prepared.parts.values():
-        assert dataset["path"][:] == ["high.flac"] * 2 + ["low.flac"] * 2
+        assert list(dataset["path"]) == ["high.flac"] * 2 + ["low.flac"] * 2
         assert [len(row["input_values"]) for row in dataset] == [16_000, 12_000] * 2
 
 

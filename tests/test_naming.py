@@ -107,9 +107,7 @@ def test_two_uploads_are_of_one_group_where_their_phone_is_one_in_upper_or_lower
     "path",
     [
         "cry.wav",
-        upload(reason="hungry"),
         upload(epoch="yesterday"),
-        upload(gender=""),
         upload()[1:],
         f"new-{upload()}",
         f"{upload()}/cry.wav",
@@ -119,6 +117,16 @@ def test_a_name_that_is_almost_that_of_an_upload_tells_nothing(path: str) -> Non
     named = told(path, "donateacry")
     assert (named.label, named.group, dict(named.extra)) == ("", "", {})
     assert "DonateACry" in named.problem
+
+
+@pytest.mark.parametrize(
+    "path", [upload(reason="hungry"), upload(gender=""), upload().replace(".caf", " (1).caf"), "x/" + upload() + ".wav"]
+)
+def test_a_changed_name_of_an_upload_still_tells_the_phone(path: str) -> None:
+    for rule in ("auto", "donateacry"):
+        named = told(path, rule)
+        assert (named.label, named.group) == ("", told(upload(), rule).group)
+        assert named.group
 
 
 @pytest.mark.parametrize("rule", ["auto", "esc"])

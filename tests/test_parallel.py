@@ -124,13 +124,18 @@ def refuse_seven(item: int) -> int:
     return item
 
 
+def lost(item: object) -> int:
+    """Stands for the result of an item on which a process died."""
+    return -1
+
+
 @pytest.mark.parametrize("workers", [1, 2, 5])
 def test_processes_give_the_results_in_the_order_of_the_items(workers: int, at_once: None) -> None:
-    assert list(map_processes(late_square, range(40), workers)) == [item * item for item in range(40)]
+    assert list(map_processes(late_square, range(40), workers, lost)) == [item * item for item in range(40)]
 
 
 def test_work_goes_to_other_processes_where_it_is_long(at_once: None) -> None:
-    results = list(map_processes(at_work, range(20), 2))
+    results = list(map_processes(at_work, range(20), 2, lost))
     assert [item for item, _ in results] == list(range(20))
     processes = {process for _, process in results}
     assert os.getpid() not in processes
@@ -138,14 +143,14 @@ def test_work_goes_to_other_processes_where_it_is_long(at_once: None) -> None:
 
 
 def test_short_work_and_one_worker_start_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert {process for _, process in map_processes(at_work, range(3), 8)} == {os.getpid()}
+    assert {process for _, process in map_processes(at_work, range(3), 8, lost)} == {os.getpid()}
     monkeypatch.setattr(parallel, "SECONDS_TO_START", 0.0)
-    assert {process for _, process in map_processes(at_work, range(3), 1)} == {os.getpid()}
+    assert {process for _, process in map_processes(at_work, range(3), 1, lost)} == {os.getpid()}
 
 
 def test_long_work_moves_to_other_processes_on_its_way(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parallel, "SECONDS_TO_START", 0.1)
-    results = list(map_processes(at_work, range(30), 2))
+    results = list(map_processes(at_work, range(30), 2, lost))
     assert [item for item, _ in results] == list(range(30))
     here = [process == os.getpid() for _, process in results]
     assert here[0]
@@ -159,21 +164,34 @@ def test_an_error_in_a_process_reaches_the_caller_with_its_type(
 ) -> None:
     monkeypatch.setattr(parallel, "SECONDS_TO_START", seconds)
     with pytest.raises(AudioError, match=r"^seven is no recording$"):
-        list(map_processes(refuse_seven, range(20), 2))
+        list(map_processes(refuse_seven, range(20), 2, lost))
 
 
 @pytest.mark.parametrize("workers", [0, 1, 4])
 def test_no_items_give_no_results(workers: int, at_once: None) -> None:
-    assert list(map_processes(late_square, [], workers)) == []
+    assert list(map_processes(late_square, [], workers, lost)) == []
 
 
 def test_results_that_are_no_longer_wanted_may_be_left(at_once: None) -> None:
-    results = map_processes(at_work, range(10_000), 2)
+    results = map_processes(at_work, range(10_000), 2, lost)
     assert next(results)[0] == 0
     started = time.monotonic()
     results.close()  # type: ignore[attr-defined]
     assert time.monotonic() - started < 5
-    assert list(map_processes(late_square, range(5), 2)) == [0, 1, 4, 9, 16]
+    assert list(map_processes(late_square, range(5), 2, lost)) == [0, 1, 4, 9, 16]
+
+
+def die_on_three(item: int) -> int:
+    """As a decoder written in C does on a damaged file."""
+    if item % 10 == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return item
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_an_item_on_which_a_process_dies_is_lost_and_no_other(workers: int, at_once: None) -> None:
+    found = list(map_processes(die_on_three, range(25), workers, lost))
+    assert found == [-1 if item % 10 == 3 else item for item in range(25)]
 
 
 UNGUARDED = """
@@ -186,7 +204,7 @@ def root(item):
     return math.sqrt(item), os.getpid()
 
 print("begun", flush=True)
-results = list(map_processes(root, [number * number for number in range(30)], 2))
+results = list(map_processes(root, [number * number for number in range(30)], 2, None))
 assert [value for value, _ in results] == list(range(30))
 assert os.getpid() not in {process for _, process in results}
 print("done")
@@ -211,7 +229,7 @@ def sleep(item):
     return item
 
 try:
-    for item in parallel.map_processes(sleep, range(1000), 2):
+    for item in parallel.map_processes(sleep, range(1000), 2, None):
         print(item, flush=True)
 except KeyboardInterrupt:
     sys.exit(130)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,15 +25,23 @@ BY_BABY = r"data.group_by=baby-\d+"
 
 Command = Callable[..., Any]
 
+
+def sound(path: Path, hertz: float = 300.0, seconds: float = 0.6) -> np.ndarray:
+    """A sound of the file's own, by its folder and name: two files of the same sound would be one group."""
+    return cry(hertz, seconds, seed=zlib.crc32("/".join(path.parts[-3:]).encode("utf-8", "surrogateescape")))
+
+
 def record(path: Path, hertz: float = 300.0, seconds: float = 0.6) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, cry(hertz, seconds), 16_000)
+    soundfile.write(path, sound(path, hertz, seconds), 16_000)
     return path
 
 
-def prepare(roots: Path | list[Path], output: Path, *assignments: str, force: bool = False) -> PrepareResult:
+def prepare(
+    roots: Any, output: Path, *assignments: str, force: bool = False, keep: Path | None = None
+) -> PrepareResult:
     roots = roots if isinstance(roots, list) else [roots]
-    return prepare_dataset_csv(roots, output, settings(*assignments), force=force)
+    return prepare_dataset_csv(roots, output, settings(*assignments), force=force, keep=keep)
 
 
 def clips_in(result: PrepareResult) -> list[Clip]:
@@ -47,6 +56,16 @@ def labels_in(result: PrepareResult) -> dict[str, str]:
 def groups_in(result: PrepareResult) -> dict[str, str]:
     """File name to group."""
     return {clip.path.name: clip.group for clip in clips_in(result)}
+
+
+def reasons_in(result: PrepareResult) -> dict[Path, str]:
+    """Rejected recording to reason."""
+    return {item.path: item.reason for item in result.rejected}
+
+
+def part_of(result: PrepareResult) -> dict[Path, str]:
+    """Recording to part."""
+    return {clip.path: part for part, clips in result.parts.items() for clip in clips}
 
 
 def rows_of(file: Path) -> list[dict[str, str]]:
@@ -66,7 +85,7 @@ def donateacry(folder: Path, extra: str = "") -> Iterator[Path]:
 def test_the_csvs_and_the_report_are_written(cries: Path, tmp_path: Path) -> None:
     result = prepare(cries, tmp_path / "data", BY_BABY)
     names = sorted(path.name for path in (tmp_path / "data").iterdir())
-    assert names == ["prepare.json", "rejected.csv", "test.csv", "train.csv", "validation.csv"]
+    assert names == ["prepare.json", "rejected.csv", "report.html", "test.csv", "train.csv", "validation.csv"]
     for part in PARTS:
         assert [clip.path for clip in read_manifest(tmp_path / "data" / f"{part}.csv")] == [
             clip.path for clip in result.parts[part]
@@ -74,7 +93,7 @@ def test_the_csvs_and_the_report_are_written(cries: Path, tmp_path: Path) -> Non
     report = json.loads((tmp_path / "data" / "prepare.json").read_text())
     assert sum(report["parts"][part]["clips"] for part in PARTS) == 32
     assert report["settings"]["data.group_by"] == r"baby-\d+"
-    assert (tmp_path / "data" / "rejected.csv").read_text() == "path,reason\n"
+    assert (tmp_path / "data" / "rejected.csv").read_text() == "path,start,reason\n"
 
 
 def test_duration_and_sample_rate_are_those_of_the_file(cries: Path, tmp_path: Path) -> None:
@@ -110,7 +129,7 @@ def test_a_reason_that_is_no_label_is_rejected_and_named(tmp_path: Path) -> None
 def test_a_name_unlike_the_others_in_a_flat_folder_is_rejected(tmp_path: Path) -> None:
     list(donateacry(tmp_path / "raw"))
     odd = record(tmp_path / "raw" / "voice memo 3.wav")
-    assert "no label" in prepare(tmp_path / "raw", tmp_path / "data").rejected[odd]
+    assert "no label" in reasons_in(prepare(tmp_path / "raw", tmp_path / "data"))[odd]
 
 
 def test_folders_name_the_label_even_of_donateacry_names(tmp_path: Path) -> None:
@@ -206,8 +225,8 @@ def test_a_recording_beside_the_label_folders_is_rejected_with_the_reason(tmp_pa
     write_cries(tmp_path / "cries", babies=3)
     loose = record(tmp_path / "cries" / "loose.wav")
     result = prepare(tmp_path / "cries", tmp_path / "data", BY_BABY)
-    assert list(result.rejected) == [loose]
-    assert "beside the label folders" in result.rejected[loose]
+    assert list(reasons_in(result)) == [loose]
+    assert "beside the label folders" in reasons_in(result)[loose]
     assert len(clips_in(result)) == 12
 
 
@@ -485,7 +504,7 @@ def test_progress_is_told_to_the_end(cries: Path, tmp_path: Path) -> None:
 
 def test_the_real_corpus_is_split_by_phone_without_a_loss(real_data: Path, tmp_path: Path) -> None:
     result = prepare(real_data / "donateacry", tmp_path / "data")
-    assert (len(clips_in(result)), result.rejected) == (457, {})
+    assert (len(clips_in(result)), result.rejected) == (457, [])
     groups = [{clip.group for clip in clips} for clips in result.parts.values()]
     assert sum(map(len, groups)) == len(set.union(*groups)) == 221
     phones = [{clip.path.name[:36].lower() for clip in clips} for clips in result.parts.values()]
