@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
 import os
@@ -20,6 +21,8 @@ import numpy.typing as npt
 from crycli.errors import AudioError, DataError
 
 if TYPE_CHECKING:
+    import soundfile
+    from av import AudioFrame
     from av.container import InputContainer
 
 Samples = npt.NDArray[np.float32]
@@ -34,8 +37,16 @@ SUFFIXES = frozenset(
     ".wav .wave .flac .mp3 .ogg .oga .opus .m4a .aac .mp4 .3gp .3gpp .3g2 .amr .caf .webm .mka .aif .aiff "
     ".aifc .au .snd .wma .w64 .rf64 .mp2".split()
 )
-PICTURES = (b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"avif", b"avis")  # brands of ISO files that hold no sound
-MPEG_SYNC = (b"\xff\xfb", b"\xff\xf3", b"\xff\xf2", b"\xff\xfa", b"\xff\xf1", b"\xff\xf9")
+PICTURES = (b"heic", b"heix", b"hevc", b"heim", b"mif1", b"msf1", b"avif", b"avis", b"crx ")  # brands of ISO files
+SOUND_STARTS = (
+    *(b"fLaC", b"OggS", b".snd", b"caff\0", b"#!AMR", b"ID3"),
+    b"riff\x2e\x91\xcf\x11",  # Wave64
+    b"\x1aE\xdf\xa3",  # Matroska
+    b"0&\xb2u\x8ef\xcf",  # ASF
+    *(bytes((0xFF, second)) for second in (0xFB, 0xFA, 0xF3, 0xF2, 0xE3, 0xE2)),  # MPEG layer 3
+    *(bytes((0xFF, second)) for second in (0xFD, 0xFC, 0xF5, 0xF4, 0xF1, 0xF9)),  # MPEG layer 2, AAC
+)
+"""First bytes that tell a recording."""
 
 SOUNDFILE_MAGIC = (b"RIFF", b"RIFX", b"RF64", b"riff", b"FORM", b"fLaC", b"OggS", b".snd", b"dns.", b"caff")
 """First bytes of the files that libsndfile is given. MPEG is not among them, because its decoder prints to standard
@@ -50,16 +61,21 @@ SOUNDFILE_CODECS = {
     "DOUBLE": "pcm_f64",
     "ULAW": "pcm_mulaw",
     "ALAW": "pcm_alaw",
+    "ALAC_16": "alac",
+    "ALAC_20": "alac",
+    "ALAC_24": "alac",
+    "ALAC_32": "alac",
+    "IMA_ADPCM": "adpcm_ima_wav",
+    "MS_ADPCM": "adpcm_ms",
 }
 """soundfile's names to FFmpeg's, without the byte order."""
 BYTE_ORDER = re.compile(r"(?<=^pcm_...)[lb]e$")
 LONGEST_OGG_PAGE = 65_307  # bytes
+HEAD_BYTES = 28  # hold the size in each header that stores one
 STREAMED_SIZE = 0x7FFF_0000
 LOWEST_RATE, HIGHEST_RATE = 1_000, 768_000  # Hz; what a damaged header says beyond them would fill the memory
 PLAYLISTS = frozenset({"concat", "hls", "dash", "imf"})  # FFmpeg formats that point to other files
-TIMED = frozenset({"mov", "matroska", "asf", "caf"})
-"""FFmpeg formats that store their duration; elsewhere it is guessed from the bit rate."""
-SEEKABLE = TIMED | {"mp3", "aac", "amr"}
+SEEKABLE = frozenset({"mov", "matroska", "caf", "mp3", "aac", "amr"})
 """FFmpeg formats in which seeking is exact (to a millisecond in matroska); others are decoded from the start."""
 SEEK_MARGIN = 1.0  # s decoded before the start that is asked for: Opus needs 80 ms to settle
 MISSING_SECONDS = 0.5  # encoders disagree with their containers by up to two frames of 64 ms
@@ -140,10 +156,7 @@ def _holds_sound(path: str) -> bool:
         (first[:4] in (b"RIFF", b"RIFX", b"RF64") and kind in (b"WAVE", b"AVI "))
         or (first[:4] == b"FORM" and kind in (b"AIFF", b"AIFC"))
         or (first[4:8] == b"ftyp" and kind not in PICTURES)
-        or first.startswith(
-            (b"fLaC", b"OggS", b".snd", b"caff\0", b"#!AMR", b"ID3", b"\x1aE\xdf\xa3", b"0&\xb2u\x8ef\xcf")
-        )
-        or first.startswith(MPEG_SYNC)
+        or first.startswith(SOUND_STARTS)
     )
 
 
@@ -197,13 +210,13 @@ class Reader:
         self._first_time: float | None = None
 
     def __iter__(self) -> Iterator[Samples]:
-        magic = self._check_file()
-        if magic in SOUNDFILE_MAGIC:
+        head = self._check_file()
+        if head.startswith(SOUNDFILE_MAGIC):
             yield from self._count(self._soundfile_blocks())
         if not self._done or self.cut_short:
             yield from self._count(_locked(self._av_blocks()))
-        elif self._wants_all:
-            self.cut_short = _lacks_its_end(self.path, magic)
+        if self._wants_all and self._done and not self.cut_short:
+            self.cut_short = _lacks_its_end(self.path, head)
         if not self._done:
             raise AudioError("damaged: nothing in it can be decoded" if self.cut_short else "no samples in it")
 
@@ -213,15 +226,19 @@ class Reader:
 
     def _check_file(self) -> bytes:
         """The first bytes of a file that is there, is a file, can be read and is not empty."""
-        if not self.path.is_file():
-            raise AudioError("no such file" if not self.path.exists() else "not a file")
-        if not os.access(self.path, os.R_OK):
-            raise AudioError("permission denied")
-        with self.path.open("rb") as file:
-            magic = file.read(4)
-        if not magic:
+        try:
+            if not stat.S_ISREG(os.stat(self.path).st_mode):  # to open a pipe would block
+                raise AudioError("not a file")
+            with self.path.open("rb") as file:
+                head = file.read(HEAD_BYTES)
+        except PermissionError:
+            raise AudioError("permission denied") from None
+        except OSError as error:
+            missing = error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+            raise AudioError("no such file" if missing else f"cannot be opened ({_reason(error)})") from None
+        if not head:
             raise AudioError("empty file")
-        return magic
+        return head
 
     def _count(self, blocks: Iterator[Samples]) -> Iterator[Samples]:
         for block in blocks:
@@ -244,11 +261,14 @@ class Reader:
         import soundfile
 
         try:
-            with soundfile.SoundFile(os.fspath(self.path)) as file:
+            # By its descriptor: of a name that ends in .raw soundfile would ask for the sample rate.
+            with self.path.open("rb") as opened, soundfile.SoundFile(opened.fileno(), closefd=False) as file:
+                if file.subtype == "MPEG_LAYER_III":
+                    return
                 self._describe(int(file.samplerate), int(file.channels), _codec(file.format, file.subtype))
                 first, last = self._range()
                 last = min(last, file.frames)
-                file.seek(min(first, file.frames))
+                _skip(file, int(min(first, file.frames)))
                 while first < last:
                     count = int(min(last - first, BLOCK_SECONDS * self.sample_rate))
                     # In blocks: many channels of a long recording never stand in memory together.
@@ -306,8 +326,9 @@ class Reader:
                 break
         if waiting:
             yield np.concatenate(waiting)
-        if TIMED & formats and self._wants_all and stream.duration and position is not None:
-            self.cut_short |= stream.duration * tick - position / self.sample_rate > MISSING_SECONDS
+        if self._wants_all and position is not None:
+            declared = _declared_seconds(container, formats)
+            self.cut_short |= declared - position / self.sample_rate > MISSING_SECONDS
 
     def _av_parts(self, container: InputContainer) -> Iterator[Samples]:
         """The decoded stream in parts, (samples,); `_first_time` is the time of the first, in seconds."""
@@ -315,8 +336,9 @@ class Reader:
 
         stream = container.streams.audio[0]
         # Without a layout the channels stay apart: FFmpeg's own mono is sqrt(2) louder than their mean.
+        # Interleaved: PyAV 18.1 reads wild memory where more than eight channels lie in planes of their own.
         # Frames of 65,536 samples: some codecs have packets of 64, and each array costs 10 us.
-        resampler = av.AudioResampler(format="fltp", frame_size=65_536)
+        resampler = av.AudioResampler(format="flt", frame_size=65_536)
         try:
             for frame in container.decode(stream):
                 if not self.sample_rate:
@@ -324,12 +346,38 @@ class Reader:
                     self._describe(frame.sample_rate, frame.layout.nb_channels, codec)
                 self._first_time = frame.time or 0.0 if self._first_time is None else self._first_time
                 for part in resampler.resample(frame):
-                    yield part.to_ndarray().mean(axis=0, dtype=np.float32)
+                    yield _mean_of_channels(part)
         except (av.FFmpegError, ValueError):
             self.cut_short = True
         if self._first_time is not None:
             for part in resampler.resample(None):
-                yield part.to_ndarray().mean(axis=0, dtype=np.float32)
+                yield _mean_of_channels(part)
+
+
+def _skip(file: soundfile.SoundFile, frames: int) -> None:
+    """Go to a frame; libsndfile's seek is 128 samples off near the end of a Vorbis stream."""
+    if file.subtype != "VORBIS":
+        file.seek(frames)
+    while file.subtype == "VORBIS" and frames > 0:
+        read = len(file.read(min(frames, BLOCK_SECONDS * file.samplerate), dtype="float32"))
+        frames = frames - read if read else 0
+
+
+def _mean_of_channels(frame: AudioFrame) -> Samples:
+    samples = frame.to_ndarray().reshape(frame.samples, -1)  # (samples, channels)
+    return np.asarray(samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1), dtype=np.float32)
+
+
+def _declared_seconds(container: InputContainer, formats: set[str]) -> float:
+    """The duration that a container stores; 0 where it stores none, and FFmpeg guesses from the bit rate."""
+    stream = container.streams.audio[0]
+    if "matroska" in formats:
+        return (container.duration or 0) / 1e6  # it comes in microseconds
+    if "caf" in formats:
+        return stream.frames / stream.rate if stream.rate else 0.0
+    if formats & {"mov", "flac"}:
+        return float((stream.duration or 0) * (stream.time_base or 0))
+    return 0.0
 
 
 def _reason(error: Exception) -> str:
@@ -348,18 +396,22 @@ def _codec(form: str, subtype: str) -> str:
     return SOUNDFILE_CODECS.get(subtype, subtype.lower())
 
 
-def _lacks_its_end(path: Path, magic: bytes) -> bool:
+def _lacks_its_end(path: Path, head: bytes) -> bool:
     """Whether a file that soundfile has read is shorter than its header says, or lacks Ogg's last page."""
     size = path.stat().st_size
-    with path.open("rb") as file:
-        head = file.read(28)
-        if magic == b"OggS":
+    magic = head[:4]
+    if magic == b"OggS":
+        with path.open("rb") as file:
             file.seek(max(0, size - LONGEST_OGG_PAGE))
             return not _ends_with_last_ogg_page(file.read())
-    if len(head) < 28:
+    if len(head) < HEAD_BYTES:
         return False
     if magic == b"RF64":
         declared = 8 + struct.unpack_from("<Q", head, 20)[0]
+    elif magic == b"riff":
+        declared = struct.unpack_from("<Q", head, 16)[0]
+    elif magic == b"caff":
+        declared = _caf_size(path)
     elif magic == b".snd":
         declared = sum(struct.unpack_from(">II", head, 4))
     elif magic in (b"RIFF", b"RIFX", b"FORM"):
@@ -368,6 +420,18 @@ def _lacks_its_end(path: Path, magic: bytes) -> bool:
         return False
     # Who writes into a pipe does not know the size, and gives one near 2 or 4 GB. One byte may be padding.
     return bool(size + 1 < declared < STREAMED_SIZE)
+
+
+def _caf_size(path: Path) -> int:
+    """How long a CAF file is by the size of its sound; 0 where it does not say."""
+    with path.open("rb") as file:
+        end = 8
+        while len(head := (file.seek(end), file.read(12))[1]) == 12:
+            name, size = struct.unpack(">4sq", head)
+            end += 12 + size
+            if name == b"data" or size < 0:
+                return end if size > 0 else 0
+    return 0
 
 
 def _ends_with_last_ogg_page(tail: bytes) -> bool:

@@ -107,7 +107,7 @@ def manifest_text(clips: Iterable[Clip], folder: Path) -> str:
     """Clips as CSV for a file in `folder`; paths below it become relative, so that a moved dataset works."""
     clips = list(clips)
     extra = list(dict.fromkeys(name for clip in clips for name in clip.extra))
-    return rows_text((*COLUMNS, *extra), [_to_row(clip, extra, folder) for clip in clips])
+    return rows_text((*COLUMNS, *extra), (_to_row(clip, extra, folder) for clip in clips))
 
 
 def _to_row(clip: Clip, extra: Iterable[str], folder: Path) -> dict[str, str]:

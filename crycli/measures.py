@@ -56,18 +56,18 @@ class Meter:
     def __init__(self, sample_rate: int) -> None:
         self._rate = sample_rate
         self._frame = max(1, round(FRAME_SECONDS * sample_rate))
-        self._samples = self._clipped = self._frames = self._silent_frames = 0
-        self._sum = self._squares = 0.0
+        self._clipped = self._frames = self._silent_frames = 0
+        self._blocks: list[tuple[int, float, float]] = []  # samples, mean, power around the mean
         self._spectra: list[npt.NDArray[np.float32]] = []
 
     def add(self, samples: Samples) -> None:
         """Take a block, (samples,), into account; at the end of a block up to 25 ms count for less."""
-        self._samples += len(samples)
-        self._sum += float(samples.sum())
-        self._squares += float(np.dot(samples, samples))
+        mean = samples.mean()
+        centred = samples - mean  # beside an offset, float32 would lose a quiet sound
+        self._blocks.append((len(samples), float(mean), float(np.dot(centred, centred)) / len(samples)))
         if max(samples.max(), -samples.min()) >= FULL_SCALE:
             self._clipped += int(np.count_nonzero(np.abs(samples) >= FULL_SCALE))
-        powers = _frame_powers(samples, self._frame)
+        powers = _frame_powers(centred, self._frame)
         self._frames += len(powers)
         self._silent_frames += int(np.count_nonzero(powers < 10 ** (QUIET_FRAME_DB / 10)))
         spectrum = _spectrum(samples)
@@ -76,15 +76,17 @@ class Meter:
 
     def result(self, channels: int, codec: str) -> Measures:
         """The measurements of all that was added."""
-        offset = self._sum / self._samples
-        power = max(self._squares / self._samples - offset**2, 0.0)
+        sizes, means, powers = np.array(self._blocks).T
+        samples = int(sizes.sum())
+        offset = float(sizes @ means) / samples
+        power = float(sizes @ (powers + (means - offset) ** 2)) / samples
         return Measures(
-            duration=self._samples / self._rate,
+            duration=samples / self._rate,
             sample_rate=self._rate,
             channels=channels,
             codec=codec,
             loudness_db=max(float(10 * np.log10(power + 1e-30)), SILENCE_DB),
-            clipped_share=self._clipped / self._samples,
+            clipped_share=self._clipped / samples,
             silent_share=self._silent_frames / max(1, self._frames),
             bandwidth_hz=self._bandwidth(),
             dc_offset=offset,
@@ -95,7 +97,9 @@ class Meter:
             return 0.0
         level = 10 * np.log10(np.mean(self._spectra, axis=0) + 1e-20)
         heard = np.flatnonzero(level >= max(level.max() - BANDWIDTH_BELOW_PEAK_DB, BANDWIDTH_FLOOR_DB))
-        return 0.0 if not len(heard) else min((heard[-1] + 0.5) * self._rate / SPECTRUM_SAMPLES, self._rate / 2)
+        if not len(heard):
+            return 0.0
+        return min((int(heard[-1]) + 0.5) * self._rate / SPECTRUM_SAMPLES, self._rate / 2)
 
 
 def _frame_powers(samples: Samples, size: int) -> npt.NDArray[np.float32]:

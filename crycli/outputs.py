@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -134,10 +135,15 @@ def write_together(folder: Path, files: Mapping[str, str]) -> None:
 
 
 def settle(folder: Path) -> None:
-    """Finish what an interrupted `write_together` had decided; most often there is nothing to do."""
+    """Finish what an interrupted `write_together` had decided; most often there is nothing to do.
+
+    Two processes may do it at once.
+    """
     committed = folder / COMMIT
     if not committed.is_dir():
         return
-    for file in sorted(committed.iterdir()):
-        file.replace(folder / file.name)
-    committed.rmdir()
+    with suppress(FileNotFoundError):
+        for file in sorted(committed.iterdir()):
+            with suppress(FileNotFoundError):
+                file.replace(folder / file.name)
+        committed.rmdir()

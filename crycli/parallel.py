@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from loky import ProcessPoolExecutor
 
 SECONDS_TO_START = 1.0  # processes with the decoders loaded
-IN_FLIGHT = 4  # items a worker
+IN_FLIGHT = 4  # tasks a worker
+LARGEST_TASK = 8  # items that a process is handed at once
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 def worker_count(workers: int) -> int:
-    """The number of threads meant by a setting in which 0 stands for every core this process may use."""
+    """The number of workers meant by a setting in which 0 stands for every core this process may use."""
     if workers > 0:
         return workers
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -32,14 +37,8 @@ def map_ordered(function: Callable[[Item], Result], items: Iterable[Item], worke
     """
     workers = worker_count(workers)
     pool = ThreadPoolExecutor(workers)
-    waiting: deque[Future[Result]] = deque()
     try:
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) >= IN_FLIGHT * workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        yield from _in_order(pool, function, items, IN_FLIGHT * workers)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 
@@ -65,28 +64,76 @@ def map_processes(
         yield function(items[done])
         done += 1
     while done < len(items):
+        size = max(1, min(LARGEST_TASK, (len(items) - done) // (IN_FLIGHT * workers)))
         try:
-            for result in _in_processes(function, items[done:], workers):
+            for result in _in_processes(function, items[done:], workers, size):
                 yield result
                 done += 1
         except BrokenProcessPool:
-            # One of the items at work then is to blame: each of them gets processes of its own.
-            for item in items[done : done + IN_FLIGHT * workers]:
-                yield _alone(function, item, crashed)
+            # One of the items at work then is to blame.
+            for result in _one_by_one(function, items[done : done + IN_FLIGHT * workers * size], crashed):
+                yield result
                 done += 1
 
 
-def _in_processes(function: Callable[[Item], Result], items: Sequence[Item], workers: int) -> Iterator[Result]:
-    from joblib import Parallel, delayed
+def _in_order(
+    pool: Executor, function: Callable[[Item], Result], items: Iterable[Item], in_flight: int
+) -> Iterator[Result]:
+    waiting: deque[Future[Result]] = deque()
+    for item in items:
+        waiting.append(pool.submit(function, item))
+        if len(waiting) >= in_flight:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
-    # Without the limit on bytes joblib would pass arrays through files.
-    parallel = Parallel(n_jobs=workers, return_as="generator", max_nbytes=None, pre_dispatch=f"{IN_FLIGHT}*n_jobs")
-    yield from parallel(delayed(function)(item) for item in items)
 
-
-def _alone(function: Callable[[Item], Result], item: Item, crashed: Callable[[Item], Result]) -> Result:
-    """The result of one item; two workers, because joblib starts no process for one."""
+def _in_processes(
+    function: Callable[[Item], Result], items: Sequence[Item], workers: int, size: int
+) -> Iterator[Result]:
+    """The results of items that are handed out `size` at a time."""
+    tasks = [items[first : first + size] for first in range(0, len(items), size)]
+    pool = _process_pool(workers)
     try:
-        return next(_in_processes(function, [item], 2))
-    except BrokenProcessPool:
-        return crashed(item)
+        for results in _in_order(pool, _Each(function), tasks, IN_FLIGHT * workers):
+            yield from results
+    finally:
+        pool.shutdown(kill_workers=True)
+
+
+def _one_by_one(
+    function: Callable[[Item], Result], items: Sequence[Item], crashed: Callable[[Item], Result]
+) -> Iterator[Result]:
+    """The results of items of which some may kill the process that works on them."""
+    done = 0
+    while done < len(items):
+        try:
+            for result in _in_processes(function, items[done:], 1, 1):
+                yield result
+                done += 1
+        except BrokenProcessPool:
+            # With one worker and tasks of one item, the first without a result is to blame.
+            yield crashed(items[done])
+            done += 1
+
+
+def _process_pool(workers: int) -> ProcessPoolExecutor:
+    # Unlike the standard library's, its processes do not run the caller's script once more.
+    from loky import ProcessPoolExecutor
+
+    return ProcessPoolExecutor(workers, initializer=_ignore_interrupt)
+
+
+def _ignore_interrupt() -> None:
+    """Ctrl-C reaches every process of a terminal; this one is ended by its parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+class _Each(Generic[Item, Result]):
+    """A function applied to each item of a task; a class, because a process must be able to load it."""
+
+    def __init__(self, function: Callable[[Item], Result]) -> None:
+        self.function = function
+
+    def __call__(self, task: Sequence[Item]) -> list[Result]:
+        return [self.function(item) for item in task]

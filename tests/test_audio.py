@@ -155,7 +155,8 @@ KINDS = [
     Kind(".mka", "aac", "aac", slip=0.001, error=0.03),
     Kind(".mka", "pcm_s16le", "pcm_s16", slip=0.001),
     Kind(".mka", "flac", "flac", 44_100, slip=0.001),
-    Kind(".wma", "wmav2", "wmav2", 44_100, bits=64_000, slip=0.001, error=0.03),
+    # FFmpeg takes the duration of a cut WMA from what is left of it.
+    Kind(".wma", "wmav2", "wmav2", 44_100, bits=64_000, slip=0.001, error=0.03, flagged=False),
 ]
 every_kind = pytest.mark.parametrize("kind", KINDS, ids=str)
 

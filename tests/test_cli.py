@@ -35,7 +35,9 @@ print("LOADED", [name for name in {HEAVY} if name in sys.modules])
 """
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["train", "--help"], ["config"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["train", "--help"], ["prepare", "--help"], ["config"]]
+)
 def test_what_needs_no_recording_loads_nothing_heavy(arguments: list[str]) -> None:
     done = subprocess.run([sys.executable, "-c", LOADED, *arguments], capture_output=True, text=True, timeout=60)
     assert done.stdout.splitlines()[-1:] == ["LOADED []"], done.stderr
@@ -171,7 +173,7 @@ def test_brackets_in_a_message_are_no_markup(crycli: Command) -> None:
 def test_a_failure_in_a_process_of_its_own_is_one_line_too(process: Command, tmp_path: Path) -> None:
     outcome = process("prepare", tmp_path / "nowhere", "-o", tmp_path / "data")
     assert (outcome.code, outcome.out) == (1, "")
-    assert outcome.err == f"error: no folder {tmp_path / 'nowhere'}\n"
+    assert outcome.err == f"error: no such file or folder: {tmp_path / 'nowhere'}\n"
 
 
 def test_config_prints_the_defaults_as_yaml(crycli: Command) -> None:
@@ -194,14 +196,18 @@ def test_config_prints_its_schema(crycli: Command) -> None:
 def test_results_go_to_standard_output_and_all_else_to_standard_error(
     process: Command, cries: Path, tmp_path: Path
 ) -> None:
-    outcome = process("prepare", cries, "-o", tmp_path / "data", "--set", r"data.group_by=baby-\d+")
+    flags = ["--set", r"data.group_by=baby-\d+", "--set", "checks.min_groups=1"]
+    outcome = process("prepare", cries, "-o", tmp_path / "data", *flags)
     assert outcome.code == 0
     title, header, *rows = outcome.out.splitlines()
     assert title.strip() == str(tmp_path / "data")
-    assert header.split() == ["part", "clips", "groups", "minutes", "high", "low"]
-    assert [row.split()[0] for row in rows] == ["train", "validation", "test"]
-    assert sum(int(row.split()[1]) for row in rows) == 32
-    assert outcome.err == "No group is in two parts.\n"
+    assert header.split() == ["label", "clips", "groups", "minutes", "train", "validation", "test"]
+    assert [row.split()[:3] for row in rows] == [["high", "16", "8"], ["low", "16", "8"], ["all", "32", "8"]]
+    assert all(int(row.split()[1]) == sum(map(int, row.split()[4:])) for row in rows)
+    assert outcome.err.splitlines() == [
+        "No group is in two parts.",
+        f"Look at {tmp_path / 'data' / 'report.html'} before you train.",
+    ]
 
 
 def test_without_a_terminal_there_are_no_escape_codes(process: Command, cries: Path, tmp_path: Path) -> None:
@@ -212,15 +218,19 @@ def test_without_a_terminal_there_are_no_escape_codes(process: Command, cries: P
 
 
 def test_quiet_leaves_warnings_and_errors(crycli: Command, cries: Path, tmp_path: Path) -> None:
-    outcome = crycli("-q", "prepare", cries, "-o", tmp_path / "data", "--set", r"data.group_by=baby-\d+")
+    told = ["--set", r"data.group_by=baby-\d+", "--set", "checks.min_groups=1"]
+    outcome = crycli("-q", "prepare", cries, "-o", tmp_path / "data", *told)
     assert (outcome.code, outcome.out, outcome.err) == (0, "", "")
     outcome = crycli("-q", "prepare", cries, "-o", tmp_path / "data")
     assert (outcome.code, outcome.err.startswith("error: ")) == (1, True)
     for label in ("high", "low"):
         (tmp_path / "few" / label).mkdir(parents=True)
         for number in range(3 if label == "high" else 1):
-            soundfile.write(tmp_path / "few" / label / f"{number}.wav", cry(300.0, 0.6), 16_000)
-    outcome = crycli("-q", "prepare", tmp_path / "few", "-o", tmp_path / "more", "--set", "data.group_by=file")
+            soundfile.write(
+                tmp_path / "few" / label / f"{number}.wav", cry(300.0, 0.6, seed=len(label) * 10 + number), 16_000
+            )
+    told = ["--set", "data.group_by=file", "--set", "checks.min_groups=1"]
+    outcome = crycli("-q", "prepare", tmp_path / "few", "-o", tmp_path / "more", *told)
     assert (outcome.code, outcome.out) == (0, "")
     assert outcome.err.splitlines() == [
         "warning: label low is missing from validation and test: its clips come from 1 group"
@@ -270,6 +280,69 @@ def test_an_interruption_exits_130_with_one_line(tmp_path: Path) -> None:
     (line,) = [line for line in err.decode().splitlines() if "s left" not in line]  # progress, after ten seconds
     assert line.startswith("error: interrupted")
     assert not (tmp_path / "data" / "train.csv").exists()
+
+
+INTERRUPTED_IN_EXEC = """
+from crycli import probing
+def probe(*arguments, **options):  # as where a library builds a class when Ctrl-C comes
+    exec("raise KeyboardInterrupt")
+probing.probe = probe
+"""
+
+
+def test_an_interruption_at_any_moment_exits_130(cries: Path, tmp_path: Path) -> None:
+    """Under -m Python ends itself by the signal where an interruption has ever passed through an `exec`."""
+    (tmp_path / "sitecustomize.py").write_text(INTERRUPTED_IN_EXEC)
+    command = [sys.executable, "-m", "crycli", "prepare", str(cries), "-o", str(tmp_path / "data")]
+    patched = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
+    done = subprocess.run([*command, "--set", "cache=none"], env=patched, capture_output=True, text=True, timeout=60)
+    assert done.stderr.splitlines() == ["error: interrupted: what was finished is kept"]
+    assert (done.returncode, done.stdout) == (130, "")
+
+
+def running_in(session: int) -> list[str]:
+    """The processes of a session that still run, by their command lines."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            state, _, _, own = (folder / "stat").read_text().rpartition(")")[2].split()[:4]
+            if int(own) == session and state != "Z":
+                found.append((folder / "cmdline").read_text().replace("\0", " "))
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.parametrize("whole_group", [False, True])
+def test_an_interruption_of_several_processes_leaves_none_and_no_traceback(whole_group: bool, tmp_path: Path) -> None:
+    if not Path("/proc/self/stat").exists():
+        pytest.skip("there is no /proc here")
+    recording = tmp_path / "cry.wav"
+    soundfile.write(recording, cry(300.0, 60.0), 16_000, "FLOAT")
+    for label in ("high", "low"):
+        (tmp_path / "cries" / label).mkdir(parents=True)
+        for number in range(1000):
+            os.link(recording, tmp_path / "cries" / label / f"{number}.wav")
+    command = [sys.executable, "-m", "crycli", "prepare", str(tmp_path / "cries"), "-o", str(tmp_path / "data")]
+    command += ["--set", "workers=2", "--set", "cache=none"]
+    with subprocess.Popen(
+        command, preexec_fn=interruptible, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as running:
+        for _ in range(600):
+            if len(running_in(running.pid)) > 3:
+                break
+            time.sleep(0.05)
+        time.sleep(1.5)
+        (os.killpg if whole_group else os.kill)(running.pid, signal.SIGINT)  # a terminal sends it to the whole group
+        out, err = running.communicate(timeout=60)
+    assert (running.returncode, out) == (130, b"")
+    (line,) = [line for line in err.decode().splitlines() if "s left" not in line]
+    assert line.startswith("error: interrupted")
+    for _ in range(100):
+        if not running_in(running.pid):
+            break
+        time.sleep(0.05)
+    assert running_in(running.pid) == []
 
 
 def test_a_wrong_setting_beside_a_good_file_is_not_blamed_on_the_file(crycli: Command, tmp_path: Path) -> None:

@@ -110,7 +110,7 @@ def test_a_compressed_copy_matches(options: dict[str, str]) -> None:
 def test_a_match_says_where_the_second_begins_on_the_first() -> None:
     sound = melody(9, 5)
     (match,) = find_matches([fingerprint(sound[: 6 * RATE], RATE), fingerprint(sound[3 * RATE :], RATE)])
-    assert match.offset == pytest.approx(3, abs=0.03)
+    assert match.offset == pytest.approx(3, abs=0.04)
     assert match.seconds == pytest.approx(3, abs=0.15)
     assert match.agreement > 0.8
 
@@ -121,7 +121,7 @@ def test_an_excerpt_of_a_long_recording_that_came_in_blocks_matches() -> None:
     for start in (10, 58, 130):
         excerpt = fingerprint(sound[start * RATE : (start + 5) * RATE], RATE)
         (match,) = find_matches([excerpt, join(blocks)])
-        assert match.offset == pytest.approx(-start, abs=0.03)
+        assert match.offset == pytest.approx(-start, abs=0.04)
     assert join([]) == Fingerprint()
     assert join([(0.0, Fingerprint())]) == Fingerprint()
 
@@ -159,7 +159,7 @@ def test_a_recording_matches_itself_at_any_gain(seed: int, decibels: float) -> N
 def test_an_excerpt_at_any_offset_matches(seed: int, start: int) -> None:
     sound = melody(7, seed)
     (match,) = find_matches([fingerprint(sound, RATE), fingerprint(sound[start : start + 3 * RATE], RATE)])
-    assert match.offset == pytest.approx(start / RATE, abs=0.03)
+    assert match.offset == pytest.approx(start / RATE, abs=0.04)
 
 
 @settings(max_examples=15)

@@ -126,7 +126,7 @@ def test_the_package_imports_nothing_of_its_own_when_it_is_imported() -> None:
         ("onnxruntime", {"inference"}),
         ("matplotlib", {"evaluation"}),
         ("jinja2", {"pages"}),
-        ("joblib", {"parallel"}),
+        ("loky", {"parallel"}),
         ("sqlite3", {"cache"}),
     ],
 )

@@ -5,6 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import os
+import signal
+import subprocess
+import sys
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -16,6 +19,7 @@ import pytest
 import soundfile
 from conftest import cry, settings, write_cries
 
+from crycli.checking import check_dataset
 from crycli.errors import DataError, OutputError
 from crycli.manifest import PARTS, Clip, read_manifest
 from crycli.prepare import PrepareResult, prepare_dataset_csv
@@ -210,8 +214,8 @@ def test_a_recording_below_two_roots_is_taken_once(cries: Path, tmp_path: Path) 
 
 
 def test_subfolders_that_are_parts_are_refused_with_the_way_out(tmp_path: Path) -> None:
-    for part in ("train", "test"):
-        write_cries(tmp_path / "corpus" / part, babies=2)
+    for part, hertz in (("train", 300.0), ("test", 310.0)):
+        write_cries(tmp_path / "corpus" / part, babies=2, labels={"high": 3 * hertz, "low": hertz})
     with pytest.raises(DataError, match="give each as a root of its own") as caught:
         prepare(tmp_path / "corpus", tmp_path / "data")
     assert str(tmp_path / "corpus" / "test") in str(caught.value)
@@ -270,24 +274,43 @@ def test_a_folder_of_nothing_usable_says_why(tmp_path: Path) -> None:
         prepare(tmp_path / "cries", tmp_path / "data")
 
 
-def test_silent_and_damaged_recordings_are_used_with_a_warning(tmp_path: Path) -> None:
+def test_silent_and_damaged_recordings_are_used_and_flagged(tmp_path: Path) -> None:
     write_cries(tmp_path / "cries", babies=3)
     soundfile.write(tmp_path / "cries" / "low" / "silent.wav", np.zeros(16_000, np.float32), 16_000)
     flac = record(tmp_path / "cries" / "low" / "cut.flac", seconds=4.0)
     flac.write_bytes(flac.read_bytes()[: flac.stat().st_size // 2])
     result = prepare(tmp_path / "cries", tmp_path / "data", BY_BABY)
-    assert {"silent.wav", "cut.flac"} <= set(labels_in(result))
-    assert any("1 recordings are silent" in warning for warning in result.warnings)
-    assert any("1 recordings are damaged" in warning for warning in result.warnings)
+    flags = {clip.path.name: set(clip.flags) for clip in clips_in(result) if "baby" not in clip.path.name}
+    assert flags["silent.wav"] >= {"silent", "quiet"}
+    assert flags["cut.flac"] == {"cut_short"}
+    (warning,) = [warning for warning in result.warnings if "flagged and used all the same" in warning]
+    assert "1 silent" in warning
+    assert "1 cut_short" in warning
+    assert result.rejected == []
 
 
-def test_the_same_recordings_give_the_same_bytes_on_any_number_of_threads(cries: Path, tmp_path: Path) -> None:
+def test_the_same_recordings_give_the_same_bytes_from_one_worker_and_many_and_from_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cries = write_cries(tmp_path / "cries", babies=4)
+    spoil(cries / "low")
+    (cries / "high" / "copy.wav").write_bytes((cries / "low" / "baby-00-0.wav").read_bytes())
+    monkeypatch.setattr("crycli.parallel.SECONDS_TO_START", 0.0)  # start processes even for so little work
     written = []
-    for number, workers in enumerate((1, 1, 4)):
+    for number, workers in enumerate((1, 1, 2, 3)):
+        cache = "none" if number in (0, 2) else tmp_path / "cache"
         folder = tmp_path / str(number)
-        prepare(cries, folder, f"workers={workers}", BY_BABY)
+        prepare(cries, folder, f"workers={workers}", f"cache={cache}", BY_BABY, "data.window=0.5", "data.folds=2")
         written.append({path.name: path.read_bytes() for path in folder.iterdir()})
-    assert written[0] == written[1] == written[2]
+    assert written[0].keys() == {
+        "train.csv",
+        "validation.csv",
+        "test.csv",
+        "rejected.csv",
+        "prepare.json",
+        "report.html",
+    }
+    assert written[0] == written[1] == written[2] == written[3]
 
 
 def test_the_order_in_which_the_disk_lists_the_files_does_not_matter(tmp_path: Path) -> None:
@@ -334,11 +357,11 @@ def test_a_rule_for_groups_that_misses_recordings_says_how_many(cries: Path, tmp
 
 
 def test_folders_of_one_name_below_two_roots_are_two_groups(tmp_path: Path) -> None:
-    for root in ("s1", "s2", "s3"):
-        write_cries(tmp_path / root, babies=2)
+    for number, root in enumerate(("s1", "s2", "s3")):
+        write_cries(tmp_path / root, babies=2, labels={"high": 900.0 + number, "low": 300.0 + number})
     roots = [tmp_path / "s1", tmp_path / "s2", tmp_path / "s3"]
-    result = prepare_dataset_csv(roots, tmp_path / "data", settings("data.group_by=folder"))
-    assert len({clip.group for part in result.parts.values() for clip in part}) == 6
+    result = prepare(roots, tmp_path / "data", "data.group_by=folder")
+    assert len({clip.group for clip in clips_in(result)}) == 6
 
 
 def test_too_few_groups_are_refused(tmp_path: Path) -> None:
@@ -355,7 +378,7 @@ def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_missing_root_and_a_file_as_root_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no folder"):
+    with pytest.raises(DataError, match="no such file or folder"):
         prepare(tmp_path / "nowhere", tmp_path / "data")
     with pytest.raises(DataError, match="is not a folder"):
         prepare(record(tmp_path / "cry.wav"), tmp_path / "data")
@@ -502,11 +525,566 @@ def test_progress_is_told_to_the_end(cries: Path, tmp_path: Path) -> None:
     assert last["check"] == (32, 32)
 
 
-def test_the_real_corpus_is_split_by_phone_without_a_loss(real_data: Path, tmp_path: Path) -> None:
-    result = prepare(real_data / "donateacry", tmp_path / "data")
-    assert (len(clips_in(result)), result.rejected) == (457, [])
-    groups = [{clip.group for clip in clips} for clips in result.parts.values()]
-    assert sum(map(len, groups)) == len(set.union(*groups)) == 221
-    phones = [{clip.path.name[:36].lower() for clip in clips} for clips in result.parts.values()]
+@pytest.fixture(scope="session")
+def real(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PrepareResult]:
+    """DonateACry and ESC-10 in one call, with folds: a few seconds."""
+    folder = tmp_path_factory.mktemp("real")
+    roots = [real_data / "donateacry", real_data / "esc10"]
+    return folder, prepare(roots, folder, "data.folds=5")
+
+
+def test_two_real_corpora_are_split_without_a_loss(real: tuple[Path, PrepareResult]) -> None:
+    folder, result = real
+    assert Counter(clip.corpus for clip in clips_in(result)) == {"donateacry": 457, "esc10": 400}
+    assert result.rejected == []
+    assert len(labels_in_manifests(folder)) == 857
+    phones = [
+        {clip.path.name[:36].lower() for clip in clips if clip.corpus == "donateacry"}
+        for clips in result.parts.values()
+    ]
     assert sum(map(len, phones)) == len(set.union(*phones)) == 221
-    assert all(len({clip.label for clip in clips}) == 5 for clips in result.parts.values())
+    sources = [
+        {clip.path.name.split("-")[1] for clip in clips if clip.corpus == "esc10"} for clips in result.parts.values()
+    ]
+    assert sum(map(len, sources)) == len(set.union(*sources))
+    assert json.loads((folder / "prepare.json").read_text())["leakage"] == []
+    assert all(len({clip.label for clip in clips}) == 15 for clips in result.parts.values())
+
+
+def test_what_tells_one_real_corpus_from_the_other_is_warned_of(real: tuple[Path, PrepareResult]) -> None:
+    _, result = real
+    assert any(warning.startswith("every clip of donateacry stops at 4 kHz") for warning in result.warnings)
+    assert any("alone tells" in warning for warning in result.warnings)
+
+
+def test_the_official_folds_of_the_real_esc_are_honoured(real: tuple[Path, PrepareResult]) -> None:
+    _, result = real
+    folds = [(clip.fold, int(clip.path.name[0])) for clip in clips_in(result) if clip.corpus == "esc10"]
+    assert all(fold == official for fold, official in folds)
+    assert {clip.fold for clip in clips_in(result) if clip.corpus == "donateacry"} == {1, 2, 3, 4, 5}
+
+
+def test_the_real_corpora_pass_their_own_check(real: tuple[Path, PrepareResult]) -> None:
+    result = check_dataset([real[0]])
+    assert result.leaks == []
+    assert result.unreadable == []
+
+
+def test_labels_are_merged_and_renamed(tmp_path: Path) -> None:
+    write_cries(tmp_path / "cries", labels={"high": 900.0, "mid": 600.0, "low": 300.0}, babies=4)
+    result = prepare(tmp_path / "cries", tmp_path / "data", BY_BABY, "data.label_map={high: loud, mid: loud}")
+    assert Counter(labels_in_manifests(tmp_path / "data")) == {"loud": 16, "low": 8}
+    assert {clip.label for clip in clips_in(result) if clip.path.parent.name == "low"} == {"low"}
+
+
+def test_a_dropped_label_is_no_rejection_and_is_counted(crycli: Command, tmp_path: Path) -> None:
+    write_cries(tmp_path / "cries", labels={"high": 900.0, "mid": 600.0, "low": 300.0}, babies=4)
+    mapping = "data.label_map={mid: null}"
+    outcome = crycli("prepare", tmp_path / "cries", "-o", tmp_path / "data", "--set", BY_BABY, "--set", mapping)
+    assert outcome.code == 0, outcome.err
+    assert set(labels_in_manifests(tmp_path / "data")) == {"high", "low"}
+    assert rows_of(tmp_path / "data" / "rejected.csv") == []
+    assert json.loads((tmp_path / "data" / "prepare.json").read_text())["dropped"] == 8
+
+
+def test_a_star_stands_for_every_other_label(tmp_path: Path) -> None:
+    write_cries(tmp_path / "cries", labels={"high": 900.0, "mid": 600.0, "low": 300.0}, babies=4)
+    prepare(tmp_path / "cries", tmp_path / "data", BY_BABY, 'data.label_map={high: cry, "*": not_cry}')
+    assert Counter(labels_in_manifests(tmp_path / "data")) == {"cry": 8, "not_cry": 16}
+
+
+def test_a_label_map_that_names_no_label_is_warned_of(cries: Path, tmp_path: Path) -> None:
+    result = prepare(cries, tmp_path / "data", BY_BABY, "data.label_map={hihg: loud}")
+    assert any("hihg" in warning for warning in result.warnings)
+
+
+def test_a_label_can_be_given_to_a_folder(tmp_path: Path) -> None:
+    for number in range(4):
+        record(tmp_path / "set1" / "hu" / f"{number}.wav")
+        record(tmp_path / "set2" / "ti" / "deep" / f"{number}.wav")
+    roots = [f"hungry={tmp_path / 'set1' / 'hu'}", f"tired={tmp_path / 'set2' / 'ti'}"]
+    result = prepare(roots, tmp_path / "data")
+    assert Counter(clip.label for clip in clips_in(result)) == {"hungry": 4, "tired": 4}
+    assert {clip.corpus for clip in clips_in(result)} == {"set1", "set2"}
+
+
+def test_several_roots_are_told_apart_by_the_column_corpus(tmp_path: Path) -> None:
+    for name, hertz in (("first", 300.0), ("second", 310.0)):
+        write_cries(tmp_path / name, babies=2, labels={"high": 3 * hertz, "low": hertz})
+    prepare([tmp_path / "first", tmp_path / "second"], tmp_path / "data")
+    rows = [row for part in PARTS for row in rows_of(tmp_path / "data" / f"{part}.csv")]
+    assert Counter(row["corpus"] for row in rows) == {"first": 8, "second": 8}
+    assert all(f"/{row['corpus']}/" in row["path"] for row in rows)
+
+
+def labels_in_manifests(folder: Path) -> list[str]:
+    return [clip.label for part in PARTS for clip in read_manifest(folder / f"{part}.csv")]
+
+
+def listing(folder: Path, columns: str, *rows: str) -> Path:
+    """A CSV in a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "list.csv").write_text("\n".join([columns, *rows]) + "\n")
+    return folder / "list.csv"
+
+
+def test_a_list_gives_labels_and_groups_and_its_other_columns_are_kept(tmp_path: Path) -> None:
+    rows = []
+    for number in range(12):
+        record(tmp_path / "set" / "wav" / f"{number}.wav")
+        rows.append(f"wav/{number}.wav,{'ab'[number % 2]},baby {number // 2},{number} weeks")
+    result = prepare(listing(tmp_path / "set", "path,label,group,age", *rows), tmp_path / "data")
+    assert len({clip.group for clip in clips_in(result)}) == 6
+    found = [row for part in PARTS for row in rows_of(tmp_path / "data" / f"{part}.csv")]
+    assert {(Path(row["path"]).stem, row["label"], row["group"], row["age"]) for row in found} == {
+        (str(number), "ab"[number % 2], f"baby {number // 2}", f"{number} weeks") for number in range(12)
+    }
+
+
+def test_a_list_with_other_columns_is_told_which_they_are(tmp_path: Path) -> None:
+    rows = []
+    for number in range(12):
+        record(tmp_path / "set" / f"{number}.wav")
+        rows.append(f"{number}.wav,{'ab'[number % 2]},{number // 2}")
+    csv_file = listing(tmp_path / "set", "filename,category,baby_id", *rows)
+    result = prepare(csv_file, tmp_path / "data", "data.label_by=column:category", "data.group_by=column:baby_id")
+    assert Counter(clip.label for clip in clips_in(result)) == {"a": 6, "b": 6}
+    assert {clip.path.stem: clip.group for clip in clips_in(result)} == {str(i): str(i // 2) for i in range(12)}
+
+
+def test_a_recording_that_a_list_names_and_nobody_has_is_rejected(crycli: Command, tmp_path: Path) -> None:
+    rows = []
+    for number in range(12):
+        record(tmp_path / "set" / f"{number}.wav")
+        rows.append(f"{number}.wav,{'ab'[number % 2]}")
+    csv_file = listing(tmp_path / "set", "path,label", *rows, "gone.wav,a")
+    assert crycli("prepare", csv_file, "-o", tmp_path / "data").code == 3
+    (row,) = rows_of(tmp_path / "data" / "rejected.csv")
+    assert (Path(row["path"]).name, row["reason"]) == ("gone.wav", "no such file")
+
+
+def test_excerpts_of_a_recording_are_clips_of_one_group(tmp_path: Path) -> None:
+    long = record(tmp_path / "set" / "night.wav", seconds=12.0)
+    rows = [f"night.wav,{'ab'[number % 2]},{number},{number + 1}" for number in range(8)]
+    for number in range(8):
+        record(tmp_path / "set" / f"{number}.wav")
+        rows.append(f"{number}.wav,{'ab'[number % 2]},,")
+    result = prepare(listing(tmp_path / "set", "path,label,start,end", *rows), tmp_path / "data")
+    cut = [clip for clip in clips_in(result) if clip.path == long]
+    assert sorted((clip.start, clip.end) for clip in cut) == [(float(n), float(n + 1)) for n in range(8)]
+    assert len({clip.group for clip in cut}) == 1
+    assert len({part_of(result)[clip.path] for clip in cut}) == 1
+    assert all(clip.duration == pytest.approx(1.0) for clip in cut)
+    assert not any({"copy", "overlap"} & set(clip.flags) for clip in cut)
+
+
+def test_windows_are_rows_with_start_and_end_and_a_recording_is_in_one_part(tmp_path: Path) -> None:
+    for label in ("high", "low"):
+        for number in range(4):
+            record(tmp_path / "cries" / label / f"{number}.wav", seconds=4.0)
+    result = prepare(tmp_path / "cries", tmp_path / "data", "data.window=2", "data.hop=1")
+    rows = [(part, row) for part in PARTS for row in rows_of(tmp_path / "data" / f"{part}.csv")]
+    assert Counter((row["start"], row["end"]) for _, row in rows) == {
+        (f"{start}.000", f"{start + 2}.000"): 8 for start in range(3)
+    }
+    assert len({(part, row["path"]) for part, row in rows}) == len({row["path"] for _, row in rows}) == 8
+    assert all(len({clip.group for clip in clips_in(result) if clip.path == path}) == 1 for path in part_of(result))
+
+
+def test_a_hop_without_a_window_and_one_beyond_it_are_wrong_usage(crycli: Command, cries: Path, tmp_path: Path) -> None:
+    for flags in (["--hop", "1"], ["--window", "1", "--hop", "2"], ["--window", "0.1"], ["--folds", "1"]):
+        outcome = crycli("prepare", cries, "-o", tmp_path / "data", *flags)
+        assert (outcome.code, outcome.out) == (2, "")
+    assert not (tmp_path / "data").exists()
+
+
+REJECTED_FOR = {
+    "quiet": "quiet.wav",
+    "silent": "silent.wav",
+    "clipped": "clipped.wav",
+    "narrow": "narrow.wav",
+    "dc_offset": "offset.wav",
+    "cut_short": "cut.flac",
+    "copy": "z-copy.wav",
+    "overlap": "z-louder.wav",
+}
+
+
+@pytest.fixture(scope="module")
+def flawed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Good recordings, and one for each flag. Not to be changed by a test."""
+    folder = tmp_path_factory.mktemp("flawed")
+    write_cries(folder, babies=5)
+    low = folder / "low"
+    loud = sound(Path("a/b/loud"), seconds=2.0)
+    soundfile.write(low / "quiet.wav", sound(Path("a/b/quiet")) * 1e-3, 16_000, "FLOAT")
+    pause = sound(Path("a/b/pause"), seconds=8.0)
+    pause[9_000:] = 0.0
+    soundfile.write(low / "silent.wav", pause, 16_000)
+    soundfile.write(low / "clipped.wav", np.clip(sound(Path("a/b/clipped")) * 20, -1, 1), 16_000)
+    time = np.arange(16_000) / 16_000
+    soundfile.write(low / "narrow.wav", 0.2 * np.sin(2 * np.pi * 440 * time) * np.hanning(16_000), 16_000)
+    soundfile.write(low / "offset.wav", sound(Path("a/b/offset")) * 0.5 + 0.2, 16_000)
+    flac = record(low / "cut.flac", seconds=4.0)
+    flac.write_bytes(flac.read_bytes()[: flac.stat().st_size // 2])
+    soundfile.write(low / "y-original.wav", loud, 16_000)
+    soundfile.write(low / "z-copy.wav", loud, 16_000)
+    soundfile.write(low / "z-louder.wav", loud * 0.5, 16_000)
+    soundfile.write(folder / "high" / "against.wav", sound(Path("a/b/against")), 16_000)
+    soundfile.write(low / "against.wav", sound(Path("a/b/against")), 16_000)
+    return folder
+
+
+@pytest.mark.parametrize(("flag", "name"), REJECTED_FOR.items())
+def test_a_flag_that_is_to_be_rejected_leaves_the_clip_out_with_the_reason(
+    flag: str, name: str, flawed: Path, crycli: Command, tmp_path: Path
+) -> None:
+    kept = prepare(flawed, tmp_path / "kept", BY_BABY)
+    flagged = {clip.path.name for clip in clips_in(kept) if flag in clip.flags}
+    assert name in flagged
+    assert kept.rejected == []
+    arguments = ["-o", tmp_path / "data", "--set", BY_BABY, "--set", f"checks.reject=[{flag}]"]
+    assert crycli("prepare", flawed, *arguments).code == 3
+    rows = rows_of(tmp_path / "data" / "rejected.csv")
+    assert {Path(row["path"]).name for row in rows} == flagged
+    assert all(row["reason"].startswith(f"{flag}: ") for row in rows)
+    used = {clip.path.name for part in PARTS for clip in read_manifest(tmp_path / "data" / f"{part}.csv")}
+    assert used.isdisjoint(flagged - {"against.wav"})
+    assert len(labels_in_manifests(tmp_path / "data")) == len(clips_in(kept)) - len(rows)
+
+
+def test_both_sides_of_a_contradiction_are_rejected(flawed: Path, tmp_path: Path) -> None:
+    result = prepare(flawed, tmp_path / "data", BY_BABY, "checks.reject=[contradiction]")
+    assert sorted(reasons_in(result)) == [flawed / "high" / "against.wav", flawed / "low" / "against.wav"]
+
+
+def test_a_threshold_decides_what_is_flagged(flawed: Path, tmp_path: Path) -> None:
+    strict = prepare(flawed, tmp_path / "strict", BY_BABY, "checks.quiet_db=-1", "checks.clipped_share=0")
+    lax = prepare(flawed, tmp_path / "lax", BY_BABY, "checks.quiet_db=-200", "checks.clipped_share=1")
+    assert all("quiet" in clip.flags for clip in clips_in(strict) if clip.loudness_db < -1)
+    assert any("quiet" in clip.flags for clip in clips_in(strict))
+    assert not any({"quiet", "clipped"} & set(clip.flags) for clip in clips_in(lax))
+
+
+def test_one_window_of_a_recording_can_be_rejected_and_the_others_used(tmp_path: Path) -> None:
+    for label in ("high", "low"):
+        for number in range(4):
+            record(tmp_path / "cries" / label / f"{number}.wav", seconds=3.0)
+    samples = sound(Path("a/b/pause"), seconds=3.0)
+    samples[16_000:32_000] = 0.0
+    soundfile.write(tmp_path / "cries" / "low" / "pause.wav", samples, 16_000)
+    result = prepare(tmp_path / "cries", tmp_path / "data", "data.window=1", "checks.reject=[silent]")
+    (row,) = rows_of(tmp_path / "data" / "rejected.csv")
+    assert (Path(row["path"]).name, row["start"]) == ("pause.wav", "1.000")
+    assert sorted(clip.start for clip in clips_in(result) if clip.path.name == "pause.wav") == [0.0, 2.0]
+
+
+def grown(tmp_path: Path, *assignments: str) -> tuple[Path, PrepareResult]:
+    """Recordings of ten babies that are split, and to which more are to be added."""
+    write_cries(tmp_path / "cries", babies=10)
+    return tmp_path / "cries", prepare(tmp_path / "cries", tmp_path / "old", BY_BABY, *assignments)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_added_recordings_move_no_old_one(seed: int, tmp_path: Path) -> None:
+    cries, old = grown(tmp_path, "data.folds=3")
+    draw = np.random.default_rng(seed)
+    expected = {}
+    for _ in range(12):
+        label = ("high", "low", "new")[draw.integers(3)]
+        baby = draw.integers(16)  # ten of them are known
+        path = record(
+            cries / label / f"baby-{baby:02d}-{draw.integers(10, 10**6)}.wav", hertz=float(draw.integers(200, 900))
+        )
+        expected[path] = f"baby-{baby:02d}"
+    before = part_of(old)
+    for path in draw.choice(sorted(before), 3, replace=False):  # copies of old recordings, under names of no baby
+        copy = cries / "low" / f"{'aZ'[draw.integers(2)]}-copy-{draw.integers(10**6)}.wav"
+        copy.write_bytes(path.read_bytes())
+        expected[copy] = groups_in(old)[path.name]
+    new = prepare(
+        cries,
+        tmp_path / "new",
+        BY_BABY,
+        "data.folds=3",
+        f"data.seed={seed + 1}",
+        "data.test_share=0.4",
+        keep=tmp_path / "old",
+    )
+    after = part_of(new)
+    assert {path: after[path] for path in before} == before
+    folds = {clip.path: clip.fold for clip in clips_in(old)}
+    assert {clip.path: clip.fold for clip in clips_in(new) if clip.path in folds} == folds
+    part_of_group = {clip.group: part for part, clips in old.parts.items() for clip in clips}
+    known = {path: part_of_group[group] for path, group in expected.items() if group in part_of_group}
+    assert {path: after[path] for path in known} == known
+    assert new.report["leakage"] == []
+    assert len(after) == len(before) + len(expected)
+
+
+def test_without_keep_another_seed_moves_recordings(tmp_path: Path) -> None:
+    cries, old = grown(tmp_path)
+    assert part_of(prepare(cries, tmp_path / "new", BY_BABY, "data.seed=1")) != part_of(old)
+
+
+def test_a_split_can_be_kept_in_its_own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cries, old = grown(tmp_path)
+    record(cries / "low" / "baby-77-0.wav")
+    monkeypatch.chdir(tmp_path)
+    new = prepare(["cries"], Path("old"), BY_BABY, "data.seed=5", force=True, keep=Path("old"))
+    assert {path: part for path, part in part_of(new).items() if path in part_of(old)} == part_of(old)
+    assert len(clips_in(new)) == 41
+
+
+def test_a_kept_split_can_have_been_moved_with_its_recordings(tmp_path: Path) -> None:
+    write_cries(tmp_path / "here" / "cries", babies=10)
+    old = prepare(tmp_path / "here" / "cries", tmp_path / "here" / "data", BY_BABY)
+    for part in PARTS:  # beside the recordings, so that its paths are relative
+        (tmp_path / "here" / f"{part}.csv").write_text(
+            (tmp_path / "here" / "data" / f"{part}.csv").read_text().replace(f"{tmp_path}/here/", "")
+        )
+    (tmp_path / "here").rename(tmp_path / "there")
+    new = prepare(tmp_path / "there" / "cries", tmp_path / "new", BY_BABY, "data.seed=5", keep=tmp_path / "there")
+    names = {f"{path.parent.name}/{path.name}": part for path, part in part_of(old).items()}
+    assert {f"{path.parent.name}/{path.name}": part for path, part in part_of(new).items()} == names
+
+
+def test_a_split_is_kept_when_the_root_is_reached_by_a_link(tmp_path: Path) -> None:
+    cries, old = grown(tmp_path)
+    (tmp_path / "link").symlink_to(cries)
+    new = prepare(tmp_path / "link", tmp_path / "new", BY_BABY, "data.seed=5", keep=tmp_path / "old")
+    names = {f"{path.parent.name}/{path.name}": part for path, part in part_of(old).items()}
+    assert {f"{path.parent.name}/{path.name}": part for path, part in part_of(new).items()} == names
+
+
+def test_recordings_that_are_gone_from_a_kept_split_are_counted(tmp_path: Path) -> None:
+    cries, old = grown(tmp_path)
+    gone = old.parts["train"][0].path
+    gone.unlink()
+    new = prepare(cries, tmp_path / "new", BY_BABY, keep=tmp_path / "old")
+    assert any(warning.startswith("1 recording") and "no longer" in warning for warning in new.warnings)
+    assert part_of(new) == {path: part for path, part in part_of(old).items() if path != gone}
+
+
+def bridge(path: Path, *pieces: Path) -> Path:
+    """A recording of the sounds of others, one after the other."""
+    soundfile.write(path, np.concatenate([soundfile.read(piece)[0] for piece in pieces]), 16_000)
+    return path
+
+
+def long_cries(folder: Path) -> Path:
+    for label in ("high", "low"):
+        for number in range(8):
+            record(folder / label / f"m{number}.wav", hertz=300.0 + 20 * number, seconds=2.0)
+    return folder
+
+
+def test_a_new_recording_with_the_sound_of_two_parts_is_rejected(tmp_path: Path) -> None:
+    cries = long_cries(tmp_path / "cries")
+    old = prepare(cries, tmp_path / "old")
+    between = bridge(cries / "low" / "z.wav", old.parts["train"][0].path, old.parts["test"][0].path)
+    within = bridge(cries / "low" / "y.wav", old.parts["train"][1].path, old.parts["train"][2].path)
+    new = prepare(cries, tmp_path / "new", keep=tmp_path / "old")
+    assert list(reasons_in(new)) == [between]
+    assert "test and train" in reasons_in(new)[between]
+    assert part_of(new) == {**part_of(old), within: "train"}
+
+
+def test_a_copy_of_one_old_recording_is_not_rejected_for_what_another_new_one_does(tmp_path: Path) -> None:
+    cries = long_cries(tmp_path / "cries")
+    old = prepare(cries, tmp_path / "old")
+    trained = old.parts["train"][0].path
+    between = bridge(cries / "low" / "z.wav", trained, old.parts["test"][0].path)
+    copy = bridge(cries / "low" / "y.wav", trained)
+    new = prepare(cries, tmp_path / "new", keep=tmp_path / "old")
+    assert list(reasons_in(new)) == [between]
+    assert part_of(new)[copy] == "train"
+
+
+@pytest.mark.parametrize("gain", [1.0, 0.5])
+def test_an_old_recording_stays_where_a_new_copy_of_it_comes_first_and_copies_are_rejected(
+    gain: float, tmp_path: Path
+) -> None:
+    cries = long_cries(tmp_path / "cries")
+    old = prepare(cries, tmp_path / "old")
+    copies = []
+    for part in PARTS:
+        path = old.parts[part][0].path
+        copies.append(path.with_name(f"a-{part}.wav"))
+        soundfile.write(copies[-1], soundfile.read(path)[0] * gain, 16_000)
+    new = prepare(cries, tmp_path / "new", "checks.reject=[copy, overlap]", keep=tmp_path / "old")
+    assert part_of(new) == part_of(old)
+    assert sorted(reasons_in(new)) == sorted(copies)
+
+
+def test_a_split_that_leaks_is_not_kept(tmp_path: Path) -> None:
+    cries, _ = grown(tmp_path)
+    lines = (tmp_path / "old" / "train.csv").read_text().splitlines(keepends=True)
+    (tmp_path / "old" / "train.csv").write_text("".join(lines[:-1]))
+    with (tmp_path / "old" / "test.csv").open("a") as file:
+        file.write(lines[-1])
+    with pytest.raises(DataError, match=r"the split to keep has 1 group.* in .*test and train"):
+        prepare(cries, tmp_path / "new", BY_BABY, keep=tmp_path / "old")
+    assert not (tmp_path / "new" / "train.csv").exists()
+
+
+def test_a_recording_in_two_parts_is_no_split_to_keep(tmp_path: Path) -> None:
+    cries, _ = grown(tmp_path)
+    with (tmp_path / "old" / "test.csv").open("a") as file:
+        file.write((tmp_path / "old" / "train.csv").read_text().splitlines()[-1] + "\n")
+    with pytest.raises(DataError, match=r"is in train\.csv and in test\.csv"):
+        prepare(cries, tmp_path / "new", BY_BABY, keep=tmp_path / "old")
+
+
+def test_a_folder_without_a_split_is_none_to_keep(crycli: Command, cries: Path, tmp_path: Path) -> None:
+    outcome = crycli("prepare", cries, "-o", tmp_path / "data", "--keep", tmp_path / "nowhere")
+    assert outcome.code == 1
+    assert "nowhere" in outcome.err
+    assert not (tmp_path / "data").exists()
+
+
+def test_the_command_in_the_report_makes_the_same_again(tmp_path: Path) -> None:
+    cries, _ = grown(tmp_path)
+    result = prepare(cries, tmp_path / "new", BY_BABY, "data.seed=3", keep=tmp_path / "old")
+    assert f"--keep {tmp_path / 'old'}" in result.report["command"]
+
+
+def test_folds_are_disjoint_by_group_and_stratified(crycli: Command, cries: Path, tmp_path: Path) -> None:
+    outcome = crycli("prepare", cries, "-o", tmp_path / "data", "--folds", "4", "--set", BY_BABY)
+    assert outcome.code == 0
+    clips = [clip for part in PARTS for clip in read_manifest(tmp_path / "data" / f"{part}.csv")]
+    assert {clip.fold for clip in clips} == {1, 2, 3, 4}
+    assert len({(clip.group, clip.fold) for clip in clips}) == 8
+    assert set(Counter((clip.fold, clip.label) for clip in clips).values()) == {4}
+    report = json.loads((tmp_path / "data" / "prepare.json").read_text())
+    assert {fold: counts["clips"] for fold, counts in report["folds"].items()} == {str(n): 8 for n in (1, 2, 3, 4)}
+
+
+def test_without_folds_the_column_is_empty(cries: Path, tmp_path: Path) -> None:
+    assert {clip.fold for clip in clips_in(prepare(cries, tmp_path / "data", BY_BABY))} == {None}
+
+
+def esc(folder: Path) -> Path:
+    """Three sources of each of two classes in each of five folds."""
+    for fold in range(1, 6):
+        for source in range(3):
+            for number, label in enumerate(("001 - Dog", "002 - Cry")):
+                record(folder / label / f"{fold}-{1000 * fold + 100 * number + source}-A.wav")
+    return folder
+
+
+def test_the_official_folds_of_esc_are_honoured(tmp_path: Path) -> None:
+    result = prepare(esc(tmp_path / "esc"), tmp_path / "data", "data.folds=5")
+    assert all(clip.fold == int(clip.path.name[0]) for clip in clips_in(result))
+    assert not any("fold" in warning for warning in result.warnings)
+
+
+def test_another_number_of_folds_than_the_official_one_is_warned_of(tmp_path: Path) -> None:
+    result = prepare(esc(tmp_path / "esc"), tmp_path / "data", "data.folds=4")
+    assert {clip.fold for clip in clips_in(result)} == {1, 2, 3, 4}
+    assert any("official folds are not honoured" in warning and "--folds 5" in warning for warning in result.warnings)
+
+
+def test_official_folds_that_a_copy_tears_are_named(tmp_path: Path) -> None:
+    folder = esc(tmp_path / "esc") / "001 - Dog"
+    (folder / "1-9999-A.wav").write_bytes((folder / "2-2000-A.wav").read_bytes())
+    result = prepare(tmp_path / "esc", tmp_path / "data", "data.folds=5")
+    assert any("in several official folds" in warning for warning in result.warnings)
+    assert len({clip.fold for clip in clips_in(result) if clip.path.name in ("1-9999-A.wav", "2-2000-A.wav")}) == 1
+
+
+def test_the_folds_of_a_list_are_honoured_where_as_many_are_asked_for(tmp_path: Path) -> None:
+    rows = []
+    for number in range(18):
+        record(tmp_path / "set" / f"{number}.wav")
+        rows.append(f"{number}.wav,{'ab'[number % 2]},{number // 2 % 3 + 1}")
+    result = prepare(listing(tmp_path / "set", "path,label,fold", *rows), tmp_path / "data", "data.folds=3")
+    assert not any("honoured" in warning for warning in result.warnings)
+    assert all(clip.fold == int(clip.path.stem) // 2 % 3 + 1 for clip in clips_in(result))
+
+
+def contents(folder: Path) -> dict[str, list[Any]]:
+    """The parts as `train` would read them."""
+    return {part: [(clip.path, clip.fold) for clip in read_manifest(folder / f"{part}.csv")] for part in PARTS}
+
+
+def test_a_kill_leaves_the_old_csvs_or_the_new_ones(tmp_path: Path) -> None:
+    cries = write_cries(tmp_path / "cries", babies=6)
+    results = {}
+    for seed in (0, 1):
+        prepare(cries, tmp_path / str(seed), BY_BABY, f"data.seed={seed}", "data.folds=3")
+        results[seed] = contents(tmp_path / str(seed))
+    assert results[0] != results[1]
+    data = tmp_path / "data"
+    prepare(cries, data, BY_BABY, "data.folds=3")
+    seen = Counter()
+    for number, step in enumerate(KILL_AT):
+        seed = (number + 1) % 2
+        code = KILLED.format(step=step)
+        flags = ["--folds", "3", "--set", BY_BABY, "--set", f"data.seed={seed}"]
+        arguments = ["prepare", str(cries), "-o", str(data), "--force", *flags]
+        done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120)
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        found = contents(data)
+        (which,) = [seed for seed, parts in results.items() if parts == found]
+        seen[which == seed] += 1
+        prepare(cries, data, BY_BABY, "data.folds=3", f"data.seed={1 - seed}", force=True)  # and it can go on
+        assert contents(data) == results[1 - seed]
+    assert seen[True]
+    assert seen[False]
+
+
+KILL_AT = (1, 4, 7, 8, 9, 12)
+"""Before so many operations on files of the output: six are written, a folder is renamed, six are moved."""
+
+KILLED = """
+import os, pathlib, signal, sys
+left = {step}
+def before(name):
+    real = getattr(pathlib.Path, name)
+    def counted(self, *arguments, **options):
+        global left
+        if ".crycli-commit" in str(self):
+            left -= 1
+            if not left:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return real(self, *arguments, **options)
+    setattr(pathlib.Path, name, counted)
+for name in ("write_bytes", "rename", "replace"):
+    before(name)
+sys.argv[0] = "crycli"
+from crycli.cli import app
+app()
+"""
+
+
+def test_a_first_run_that_was_killed_is_no_hindrance_to_the_next(tmp_path: Path) -> None:
+    cries = write_cries(tmp_path / "cries", babies=4)
+    arguments = ["prepare", str(cries), "-o", str(tmp_path / "data"), "--set", BY_BABY]
+    done = subprocess.run([sys.executable, "-c", KILLED.format(step=3), *arguments], capture_output=True, timeout=120)
+    assert done.returncode == -signal.SIGKILL
+    assert not (tmp_path / "data" / "train.csv").exists()
+    prepare(cries, tmp_path / "data", BY_BABY)
+    assert len(labels_in_manifests(tmp_path / "data")) == 16
+
+
+def test_whatever_is_prepared_leaks_nothing(flawed: Path, tmp_path: Path) -> None:
+    for number, assignments in enumerate(
+        (["data.group_by=file"], [BY_BABY, "data.window=0.5"], ["data.folds=3", "checks.reject=[copy]"])
+    ):
+        result = prepare(flawed, tmp_path / str(number), *assignments)
+        assert json.loads((tmp_path / str(number) / "prepare.json").read_text())["leakage"] == []
+        groups = [{clip.group for clip in clips} for clips in result.parts.values()]
+        assert sum(map(len, groups)) == len(set.union(*groups))
+
+
+def test_a_root_whose_name_is_no_utf_8_beside_a_good_one_is_rejected_and_the_good_one_used(
+    crycli: Command, tmp_path: Path
+) -> None:
+    cries = write_cries(tmp_path / "cries", babies=3)
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/m\xfcde"))
+    write_cries(tmp_path / "x", babies=1, labels={"low": 310.0, "high": 880.0}).rename(odd)
+    outcome = crycli("prepare", cries, odd, "-o", tmp_path / "data", "--set", BY_BABY)
+    assert outcome.code == 3
+    assert len(rows_of(tmp_path / "data" / "rejected.csv")) == 4
+    assert len(labels_in_manifests(tmp_path / "data")) == 12
