@@ -49,11 +49,12 @@ class Cache:
         self._connection: sqlite3.Connection | None = None
         if folder is None:
             return
+        self._file = folder / FILE_NAME
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._connection = _open_database(folder / FILE_NAME)
+            self._connection = _open_database(self._file)
         except (OSError, sqlite3.Error) as error:
-            logger.info("nothing is kept for the next run: %s: %s", folder / FILE_NAME, error)
+            logger.info("nothing is kept for the next run: %s: %s", self._file, error)
 
     def __enter__(self) -> Self:
         return self
@@ -81,13 +82,17 @@ class Cache:
         try:
             rows = self._connection.execute(f"SELECT key, state, content FROM kept WHERE key IN ({marks})", keys)
             known = {key: (state, content) for key, state, content in rows}
-        except sqlite3.Error as error:
+        except sqlite3.OperationalError as error:
             logger.info("the cache cannot be read: %s", error)
+            known = {}
+        except sqlite3.DatabaseError:
+            self._connection.close()
+            self._connection = _renew_database(self._file)
             known = {}
         found: list[Any] = []
         for excerpt, key in zip(excerpts, keys, strict=True):
             state, content = known.get(key, ("", ""))
-            found.append(json.loads(content) if state and state == _state(excerpt.path) else None)
+            found.append(_loaded(content) if state and state == _state(excerpt.path) else None)
         return found
 
     def add(self, excerpt: Excerpt, content: Any) -> None:
@@ -117,8 +122,27 @@ def _open_database(file: Path) -> sqlite3.Connection:
     except sqlite3.OperationalError:  # locked, or on a file system that can't lock
         raise
     except sqlite3.DatabaseError:
-        file.unlink(missing_ok=True)  # damaged: it holds nothing that cannot be measured again
-        return _with_table(file)
+        return _with_table(_without(file))
+
+
+def _renew_database(file: Path) -> sqlite3.Connection | None:
+    try:
+        return _with_table(_without(file))
+    except (OSError, sqlite3.Error):
+        return None
+
+
+def _without(file: Path) -> Path:
+    """The place of a damaged file, which holds nothing that cannot be measured again."""
+    file.unlink(missing_ok=True)
+    return file
+
+
+def _loaded(content: str) -> Any:
+    try:
+        return json.loads(content)
+    except ValueError:
+        return None
 
 
 def _with_table(file: Path) -> sqlite3.Connection:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -12,7 +13,7 @@ from typing import Any
 from crycli import checks
 from crycli.checks import Leak
 from crycli.config import COLUMN_RULE, Config
-from crycli.datareport import build_report, render_report
+from crycli.datareport import build_report, readable, render_report
 from crycli.duplicates import join_groups
 from crycli.errors import DataError
 from crycli.manifest import PATH_COLUMNS, Clip, path_column, read_table, read_times, resolve_path
@@ -90,14 +91,20 @@ def check_dataset(
     if output is not None:
         refuse_existing(output, force=force)
     rows = _read_rows(data, config)
-    settings = config.model_copy(update={"checks": config.checks.model_copy(update={"reject": []})})
+    settings = config.model_copy(
+        update={
+            "checks": config.checks.model_copy(update={"reject": []}),
+            "data": config.data.model_copy(update={"window": None, "hop": None}),
+        }
+    )
     found = survey([row.found for row in rows], settings, together=_named_alike(rows), on_step=on_step)
     parts = _parts(rows, _clips(found, found.groups))
-    report = build_report(found, parts, [str(path) for path in data], settings, output or Path.cwd())
+    part_of = [row.part for row in rows]
+    report = build_report(found, parts, [str(path) for path in data], settings, output or Path.cwd(), part_of)
     unreadable = len(found.rejected)
     if unreadable:
         report["warnings"].insert(0, f"{unreadable} recordings could not be read: they are judged by their names alone")
-    report |= {"check": True, "command": shlex.join(["crycli", "prepare", "--check", *map(str, data)])}
+    report |= {"check": True, "command": shlex.join(["crycli", "prepare", "--check", *map(readable, data)])}
     result = CheckResult(parts, checks.leakage(parts), _leaked(rows, found), found.rejected, report["warnings"], report)
     if output is not None:
         claim_folder(output, force=force)
@@ -108,7 +115,10 @@ def check_dataset(
 
 def _read_rows(data: Sequence[Path], config: Config) -> list[_Row]:
     tables = [file for path in data for file in _find_tables(path, config)]
-    rows = [row for file in tables for row in _read_table(file, config)]
+    # Where all are called metadata.csv, their folders are called like the parts.
+    alike = len(tables) > 1 and len({file.stem for file in tables}) == 1
+    names = [file.parent.name if alike else file.stem for file in tables]
+    rows = [row for file, name in zip(tables, names, strict=True) for row in _read_table(file, name, config)]
     parts = {row.part for row in rows}
     if len(parts) < 2:
         raise DataError(
@@ -125,7 +135,7 @@ def _find_tables(path: Path, config: Config) -> list[Path]:
     if not path.is_dir():
         return [path]
     settle(path)
-    files = sorted(file for file in path.glob("*.csv") if not file.name.startswith("."))
+    files = sorted(path.glob("[!.]*.csv")) or sorted(path.glob("*/[!.]*.csv"))
     named = [file for file in files if file.stem.lower() in PART_OF]
     label = _label_column(config)
     chosen = named or [
@@ -143,12 +153,13 @@ def _label_column(config: Config) -> str:
     return rule.removeprefix(COLUMN_RULE) if rule.startswith(COLUMN_RULE) else "label"
 
 
-def _read_table(file: Path, config: Config) -> Iterable[_Row]:
+def _read_table(file: Path, name: str, config: Config) -> Iterable[_Row]:
+    """The rows of a CSV that is called like its part, unless a column tells the parts."""
     frame = read_table(file)
     label = _label_column(config)
     paths = path_column(file, frame, [label])
     column = next((name for name in (*PART_COLUMNS, "fold") if name in frame.columns), None)
-    if file.stem.lower() in PART_OF:
+    if name.lower() in PART_OF:
         column = None
     rule = config.data.group_by
     group_column = rule.removeprefix(COLUMN_RULE) if rule.startswith(COLUMN_RULE) else "group"
@@ -158,20 +169,23 @@ def _read_table(file: Path, config: Config) -> Iterable[_Row]:
         where = f"{file}, row {line}"
         if not row[paths] or not row[label]:
             raise DataError(f"{where}: the {label if row[paths] else paths} is empty")
-        stem = file.stem if column is None else row[column]
+        part = name if column is None else row[column].strip()
+        if not part:
+            raise DataError(f"{where}: the {column} is empty")
         start, end, _ = read_times({**row, "fold": ""}, where)  # a fold of theirs may be any name
-        named_group = grouping(row[paths]).group
+        path = Path(os.path.abspath(_locate(row[paths], file.parent)))
+        # An expression may be anchored to what the CSV says; a folder is told apart by its whole path.
+        named_group = grouping(path.as_posix() if rule in ("file", "folder") else row[paths]).group
         found = Found(
-            path=_locate(row[paths], file.parent),
+            path=path,
             relative=row[paths],
             label=row[label],
-            group=row.get(group_column) or named_group or row[paths],
+            group=row.get(group_column) or named_group or path.as_posix(),
             corpus=row.get("corpus", ""),
             start=start,
             end=end,
         )
-        part = f"fold {stem}" if column == "fold" else PART_OF.get(stem.lower(), stem)
-        yield _Row(part, found, named_group)
+        yield _Row(f"fold {part}" if column == "fold" else PART_OF.get(part.lower(), part), found, named_group)
 
 
 def _locate(stored: str, folder: Path) -> Path:

@@ -189,7 +189,8 @@ def prepare(
     console.note("No group is in two parts.")
     console.note(f"Look at {output / 'report.html'} before you train.")
     if result.rejected:
-        console.note(f"{len(result.rejected)} recordings were left out: {output / 'rejected.csv'} says why.", "yellow")
+        what = "clips" if any(item.start is not None for item in result.rejected) else "recordings"
+        console.note(f"{len(result.rejected):,} {what} were left out: {output / 'rejected.csv'} says why.", "yellow")
         raise typer.Exit(INCOMPLETE)
 
 
@@ -222,10 +223,12 @@ def _check(data: list[Path], output: Path | None, settings: Config, *, force: bo
     console.table(
         "leakage: clips whose baby, source or sound is in another part as well", header, rows, numeric=header[1:]
     )
-    worst = max(result.leaks, key=lambda leak: leak.share)
+    part, (leaked, *_) = max(result.leaked.items(), key=lambda item: item[1][0] / len(result.parts[item[0]]))
+    example = next(leak.examples[0] for leak in result.leaks if part in (leak.part, leak.other))
     console.error(
-        f"leakage: {worst.share:.1%} of the {worst.part} clips ({worst.clips} of {worst.total}) share a group with "
-        f"{worst.other}, such as {worst.examples[0]}: scores on this split are too good; split by group"
+        f"leakage: {leaked / len(result.parts[part]):.1%} of the {part} clips ({leaked:,} of "
+        f"{len(result.parts[part]):,}) share a group with another part, such as {example}: scores on this split are "
+        f"too good; split by group"
     )
     raise typer.Exit(FAILED)
 

@@ -38,7 +38,12 @@ def _no_is_a_word(value: object) -> object:
     return {False: "no", True: "yes"}[value] if isinstance(value, bool) else value
 
 
-Label = Annotated[str, BeforeValidator(_no_is_a_word), Field(min_length=1)]
+def _is_a_word(value: object) -> object:
+    """A label that YAML reads as a number."""
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else _no_is_a_word(value)
+
+
+Label = Annotated[str, BeforeValidator(_is_a_word), Field(min_length=1)]
 
 
 def _expression(value: str, rules: tuple[str, ...]) -> re.Pattern[str] | None:

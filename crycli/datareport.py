@@ -37,7 +37,12 @@ DURATION_BINS = 20
 
 
 def build_report(
-    survey: Survey, parts: Mapping[str, Sequence[Clip]], roots: Sequence[str], config: Config, output: Path
+    survey: Survey,
+    parts: Mapping[str, Sequence[Clip]],
+    roots: Sequence[str],
+    config: Config,
+    output: Path,
+    part_of: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """The dictionary; the same recordings and settings give the same one.
 
@@ -47,10 +52,12 @@ def build_report(
         roots: where the recordings came from, as given.
         config: the settings.
         output: the folder to which paths are relative.
+        part_of: the part of each recording, where one may be in two.
     """
     clips = [clip for part in parts.values() for clip in part]
     flagged = flagged_clips(survey, parts)
-    part_of = {_key(clip): part for part, some in parts.items() for clip in some}
+    part_by_path = {clip.path: part for part, some in parts.items() for clip in some}
+    part_of = part_of or [part_by_path.get(item.path, "") for item in survey.recordings]
     confounds = checks.confounds(clips, config.data.seed)
     leaks = checks.leakage(parts)
     folds = _by(clips, lambda clip: "" if clip.fold is None else str(clip.fold))
@@ -59,7 +66,7 @@ def build_report(
         "crycli_version": __version__,
         "check": False,
         "command": _command(roots, config),
-        "roots": [str(root) for root in roots],
+        "roots": [readable(root) for root in roots],
         "settings": {key: value for key, value in flatten(config).items() if key.startswith(("data.", "checks."))},
         "parts": {part: checks.summarise(some) for part, some in parts.items()},
         "folds": {fold: checks.summarise(some) for fold, some in sorted(folds.items(), key=_by_number)},
@@ -72,9 +79,9 @@ def build_report(
         "durations": _histogram([clip.duration for clip in clips if clip.duration is not None]),
         "flags": {
             flag: {"clips": count, "meaning": flag_meaning(flag, config.checks)}
-            for flag, count in count_flags(flagged).items()
+            for flag, count in count_flags([clip for _, clip in flagged]).items()
         },
-        "flagged": [_flagged(clip, part_of, output) for clip in flagged],
+        "flagged": [_flagged(clip, part, output) for part, clip in flagged],
         "duplicates": _duplicates(survey, part_of, output),
         "confounds": [
             {
@@ -116,14 +123,14 @@ def _command(roots: Sequence[str], config: Config) -> str:
             f"{key}={json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else value}",
         )
     ]
-    return shlex.join(["crycli", "prepare", *roots, "-o", "DATA", *settings])
+    return shlex.join(["crycli", "prepare", *map(readable, roots), "-o", "DATA", *settings])
 
 
 def render_report(
     report: Mapping[str, Any], survey: Survey, parts: Mapping[str, Sequence[Clip]], config: Config
 ) -> str:
     """The page: the dictionary with spectrograms and players of the first flagged clips."""
-    shown = [_beginning(clip) for clip in flagged_clips(survey, parts)[: config.checks.players]]
+    shown = [_beginning(clip) for _, clip in flagged_clips(survey, parts)[: config.checks.players]]
     with Cache(cache_folder(config.cache), (audio.__file__, pages.__file__), "media") as kept:
         media = kept.find(shown)
         for number, excerpt in enumerate(shown):
@@ -133,14 +140,20 @@ def render_report(
     return pages.render("prepare.html", {"report": report, "media": media})
 
 
-def flagged_clips(survey: Survey, parts: Mapping[str, Sequence[Clip]]) -> list[Clip]:
-    """The flagged clips, those that were rejected for it first, then part by part."""
-    rejected = [item.clip for item in survey.rejected if item.clip is not None]
-    return rejected + [clip for part in parts.values() for clip in part if clip.flags]
+def flagged_clips(survey: Survey, parts: Mapping[str, Sequence[Clip]]) -> list[tuple[str, Clip]]:
+    """The flagged clips with their part, those that were rejected for it first, then part by part."""
+    rejected = [("", item.clip) for item in survey.rejected if item.clip is not None]
+    return rejected + [(part, clip) for part, some in parts.items() for clip in some if clip.flags]
 
 
-def _key(clip: Clip) -> tuple[Path, float | None]:
-    return clip.path, clip.start
+def counted(count: int, noun: str) -> str:
+    """A number with its noun and verb: "1 group is", "2 groups are"."""
+    return f"{count:,} {noun} is" if count == 1 else f"{count:,} {noun}s are"
+
+
+def readable(text: str | Path) -> str:
+    """A name that is no UTF-8 with its odd bytes escaped."""
+    return str(text).encode("utf-8", "backslashreplace").decode()
 
 
 def _by(clips: Iterable[Clip], name: Any) -> dict[str, list[Clip]]:
@@ -156,24 +169,22 @@ def _by_number(item: tuple[str, list[Clip]]) -> int:
 
 
 def _path(path: Path, output: Path) -> str:
-    """A path as text; a name that is no UTF-8 with its odd bytes escaped."""
-    return stored_path(path, output).encode("utf-8", "backslashreplace").decode()
+    return readable(stored_path(path, output))
 
 
-def _flagged(clip: Clip, part_of: Mapping[tuple[Path, float | None], str], output: Path) -> dict[str, Any]:
+def _flagged(clip: Clip, part: str, output: Path) -> dict[str, Any]:
     names = ("start", "end", "label", "duration", "sample_rate", "loudness_db", "bandwidth_hz", "clipped_share")
     values = {name: getattr(clip, name) for name in (*names, "silent_share", "dc_offset")}
     numbers = {name: round(value, 4) if isinstance(value, float) else value for name, value in values.items()}
     return {
         "path": _path(clip.path, output),
-        "part": part_of.get(_key(clip), ""),
+        "part": part,
         "flags": list(clip.flags),
         **numbers,
     }
 
 
-def _duplicates(survey: Survey, part_of: Mapping[tuple[Path, float | None], str], output: Path) -> list[dict[str, Any]]:
-    parts_of: dict[Path, str] = {path: part for (path, _), part in part_of.items()}
+def _duplicates(survey: Survey, part_of: Sequence[str], output: Path) -> list[dict[str, Any]]:
     entries = []
     for pair in survey.duplicates:
         items = survey.recordings[pair.first], survey.recordings[pair.second]
@@ -186,7 +197,7 @@ def _duplicates(survey: Survey, part_of: Mapping[tuple[Path, float | None], str]
                 "seconds": round(pair.seconds, 3),
                 "labels": [item.label for item in items],
                 "contradiction": items[0].label != items[1].label,
-                "parts": [parts_of.get(item.path, "") for item in items],
+                "parts": [part_of[number] for number in (pair.first, pair.second)],
             }
         )
     return entries

@@ -40,7 +40,6 @@ DONATEACRY_AGES = {
 ESC_NAME = re.compile(r"(?P<fold>\d)-(?P<source>\d+)-[A-Z](?:-(?P<target>\d+))?$")
 """<fold>-<source clip>-<take>[-<class>], as ESC-10 and ESC-50 name their clips."""
 
-ESC_FOLDS = 5
 ESC_LABELS = tuple(
     "dog rooster pig cow frog cat hen insects sheep crow rain sea_waves crackling_fire crickets chirping_birds "
     "water_drops wind pouring_water toilet_flush thunderstorm crying_baby sneezing clapping breathing coughing "

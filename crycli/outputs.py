@@ -21,7 +21,8 @@ def refuse_existing(path: Path, *, force: bool) -> None:
     A folder that is there but empty is no hindrance. With `force`, a file in a folder's place still is.
     """
     if path.is_dir():
-        if any(path.iterdir()) and not force:
+        # What an interrupted `write_together` has not finished is no hindrance.
+        if not force and any(entry.name != f"{COMMIT}.partial" for entry in path.iterdir()):
             raise OutputError(f"{path} exists and is not empty: name another output, or replace it with --force")
     elif (path.exists() or path.is_symlink()) and not force:
         raise OutputError(f"{path} exists: name another output, or replace it with --force")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,15 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from crycli.config import Config
-from crycli.datareport import build_report, render_report
+from crycli.datareport import build_report, counted, readable, render_report
 from crycli.errors import DataError
 from crycli.manifest import PARTS, Clip, manifest_text, read_manifest, rows_text
-from crycli.naming import ESC_FOLDS
 from crycli.outputs import claim_folder, json_text, refuse_existing, write_together
 from crycli.progress import OnStep, silent
-from crycli.scan import Found, parse_root, scan
+from crycli.scan import Found, identity, parse_root, scan
 from crycli.splitting import assign_folds, split
-from crycli.survey import Place, Rejected, survey
+from crycli.survey import Place, Rejected, Survey, survey
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +71,9 @@ def prepare_dataset_csv(
     refuse_existing(output, force=force)
     kept = _read_places(keep) if keep is not None else {}
     scanned = scan([parse_root(root) for root in roots], config.data, on_step)
+    gone = len(set(kept) - {identity(item.path) for item in scanned.found})
+    if kept and gone == len(kept):
+        raise DataError(f"none of the recordings of {keep} is among these: there is no split to keep")
     warnings = [*scanned.warnings, *_warn_of_groups(scanned.found, config.data.group_by)]
     claim_folder(output, force=force)
     found = survey(scanned.found, config, kept=kept, on_step=on_step)
@@ -79,14 +82,14 @@ def prepare_dataset_csv(
         reason = reasons.most_common(1)[0][0]
         example = next(item.path for item in found.rejected if item.reason == reason)
         raise DataError(f"none of the {len(scanned.found)} recordings can be used: {reason}, such as {example}")
-    clips, fold_warnings = _with_folds(found.clips, config, kept)
-    parts = split(
-        clips, config.data.validation_share, config.data.test_share, config.data.seed, _kept_parts(clips, kept)
-    )
+    clips, fold_warnings = _with_folds(found, config)
+    kept_parts = {group: part for group, (part, _) in found.places.items()}
+    parts = split(clips, config.data.validation_share, config.data.test_share, config.data.seed, kept_parts)
     report = build_report(found, parts, [str(root) for root in roots], config, output)
-    gone = len(set(kept) - {item.path for item in scanned.found})
     if gone:
-        warnings.append(f"{gone} recordings of {keep} are no longer among the recordings")
+        warnings.append(f"{counted(gone, 'recording')} of {keep} no longer used")
+    if keep is not None:
+        report["command"] += f" --keep {shlex.quote(readable(keep))}"
     report["warnings"] = warnings = [*warnings, *fold_warnings, *report["warnings"]]
     report["dropped"] = scanned.dropped
     for warning in warnings:
@@ -95,44 +98,39 @@ def prepare_dataset_csv(
     return PrepareResult(parts, found.rejected, warnings, report)
 
 
-def _read_places(folder: Path) -> dict[Path, Place]:
-    """Where the recordings of an earlier split lie."""
-    places: dict[Path, Place] = {}
+def _read_places(folder: Path) -> dict[str, Place]:
+    """Where the recordings of an earlier split lie, by `scan.identity`."""
+    places: dict[str, Place] = {}
     for part in PARTS:
         for clip in read_manifest(folder / f"{part}.csv"):
-            place = places.setdefault(Path(os.path.abspath(clip.path)), (part, clip.fold))
+            place = places.setdefault(identity(Path(os.path.abspath(clip.path))), (part, clip.fold))
             if place != (part, clip.fold):
                 raise DataError(f"{folder}: {clip.path} is in {place[0]}.csv and in {part}.csv: it is no split to keep")
     return places
 
 
-def _kept_parts(clips: Sequence[Clip], kept: Mapping[Path, Place]) -> dict[str, str]:
-    """Group to part, for the groups of an earlier split."""
-    return {clip.group: kept[clip.path][0] for clip in clips if clip.path in kept}
-
-
-def _with_folds(clips: Sequence[Clip], config: Config, kept: Mapping[Path, Place]) -> tuple[list[Clip], list[str]]:
+def _with_folds(found: Survey, config: Config) -> tuple[list[Clip], list[str]]:
     """The clips with their folds, where folds are wanted: those of an earlier split, official ones, and new ones."""
     folds = config.data.folds
     if folds is None:
-        return list(clips), []
+        return found.clips, []
     warnings = []
-    fixed = {clip.group: fold for clip in clips if clip.path in kept and (fold := kept[clip.path][1]) is not None}
+    fixed = {group: fold for group, (_, fold) in found.places.items() if fold is not None}
     official: dict[str, Counter[int]] = defaultdict(Counter)
-    for clip in clips:
+    for clip in found.clips:
         if clip.fold is not None:
             official[clip.group][clip.fold] += 1
     highest = max((fold for counts in official.values() for fold in counts), default=folds)
-    if highest > folds or (official and folds != ESC_FOLDS):
+    if highest != folds:
         warnings.append(f"the {highest} official folds are not honoured: that takes --folds {highest}")
         official = {}
     torn = [group for group, counts in official.items() if len(counts) > 1]
     if torn:
         warnings.append(
-            f"{len(torn)} groups, such as {torn[0]}, are in several official folds: each is put where most of it is"
+            f"{counted(len(torn), 'group')}, such as {torn[0]}, in several official folds: put where most of it is"
         )
     honoured = {group: min(counts, key=lambda fold: (-counts[fold], fold)) for group, counts in official.items()}
-    bare = [replace(clip, fold=None) for clip in clips]
+    bare = [replace(clip, fold=None) for clip in found.clips]
     return assign_folds(bare, folds, config.data.seed, honoured | fixed), warnings
 
 

@@ -137,7 +137,7 @@ class _Identity:
 
         self._hash = xxhash.xxh3_128()
         self._fingerprints: list[tuple[float, Fingerprint]] = []
-        self._peak = 0.0
+        self._highest = self._lowest = 0.0
         self.seconds = 0.0
 
     def add(self, block: Samples, rate: int) -> None:
@@ -145,11 +145,14 @@ class _Identity:
             self._hash.update(rate.to_bytes(4, "little"))
         self._hash.update(np.ascontiguousarray(block).data)
         self._fingerprints.append((self.seconds, fingerprint.fingerprint(block, rate)))
-        self._peak = max(self._peak, float(block.max()), -float(block.min()))
+        first = self.seconds == 0.0
+        self._highest = float(block.max()) if first else max(self._highest, float(block.max()))
+        self._lowest = float(block.min()) if first else min(self._lowest, float(block.min()))
         self.seconds += len(block) / rate
 
     def audio_hash(self) -> str:
-        return self._hash.hexdigest() if self._peak >= SILENT_PEAK else ""
+        # A-law and 8-bit silence is a constant, and no zero.
+        return self._hash.hexdigest() if (self._highest - self._lowest) / 2 >= SILENT_PEAK else ""
 
     def fingerprint(self) -> Fingerprint:
         return fingerprint.join(self._fingerprints)
@@ -202,6 +205,9 @@ def _to_json(result: Probe) -> list[Any]:
 def _from_json(content: Any) -> Probe | None:
     if content is None:
         return None
-    windows, seconds, audio_hash, sound, cut_short = content
-    parts = tuple(Window(start, Measures(*values)) for start, *values in windows)
-    return Probe(parts, seconds, audio_hash, Fingerprint.from_bytes(base64.b64decode(sound)), cut_short)
+    try:
+        windows, seconds, audio_hash, sound, cut_short = content
+        parts = tuple(Window(start, Measures(*values)) for start, *values in windows)
+        return Probe(parts, seconds, audio_hash, Fingerprint.from_bytes(base64.b64decode(sound)), cut_short)
+    except (TypeError, ValueError):  # damaged
+        return None

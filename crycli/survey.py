@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from crycli.audio import Excerpt
@@ -51,6 +51,7 @@ class Survey:
         recordings: what was surveyed: all that bears a label.
         named_groups: the group of each recording before duplicates were joined.
         groups: the group of each recording.
+        places: where the groups of an earlier split lie.
     """
 
     clips: list[Clip]
@@ -60,6 +61,7 @@ class Survey:
     recordings: list[Found]
     named_groups: list[str]
     groups: list[str]
+    places: dict[str, Place]
 
     def contradictions(self) -> list[Duplicate]:
         """The pairs of the same sound that bear different labels."""
@@ -71,7 +73,7 @@ def survey(
     config: Config,
     *,
     together: Sequence[tuple[int, int]] = (),
-    kept: Mapping[Path, Place] | None = None,
+    kept: Mapping[str, Place] | None = None,
     on_step: OnStep = silent,
 ) -> Survey:
     """Decode and measure every recording, find the duplicates, and flag what is wrong.
@@ -80,7 +82,7 @@ def survey(
         found: the recordings; those without a label are rejected unheard.
         config: `data`, `checks`, `workers` and `cache` are used.
         together: pairs of recordings, by their numbers among those with a label, that belong to one group.
-        kept: where recordings of an earlier split lie.
+        kept: where the recordings of an earlier split lie, by `scan.identity`.
         on_step: told of the progress.
 
     Raises:
@@ -99,8 +101,11 @@ def survey(
         for pair in find_duplicates(probes)
         if identity(recordings[pair.first].path) != identity(recordings[pair.second].path)
     ]
+    known = kept or {}
+    places = {number: known[name] for number, item in enumerate(recordings) if (name := identity(item.path)) in known}
+    duplicates = [_old_first(pair, places) for pair in duplicates]
     named_groups = join_groups([item.group for item in recordings], [*_same_file(recordings), *together])
-    bridging = _bridging(recordings, named_groups, duplicates, kept or {})
+    bridging = _bridging(named_groups, duplicates, places)
     duplicates = [pair for pair in duplicates if pair.first not in bridging and pair.second not in bridging]
     groups = join_groups(named_groups, [(pair.first, pair.second) for pair in duplicates])
     flags = _duplicate_flags(recordings, duplicates)
@@ -118,7 +123,8 @@ def survey(
             else:
                 clips.append(clip)
                 numbers.append(number)
-    return Survey(clips, numbers, rejected, duplicates, recordings, named_groups, groups)
+    where = {groups[number]: place for number, place in places.items()}
+    return Survey(clips, numbers, rejected, duplicates, recordings, named_groups, groups, where)
 
 
 def _same_file(recordings: Sequence[Found]) -> list[tuple[int, int]]:
@@ -127,42 +133,56 @@ def _same_file(recordings: Sequence[Found]) -> list[tuple[int, int]]:
     return [(first_of.setdefault(identity(item.path), number), number) for number, item in enumerate(recordings)]
 
 
-def _bridging(
-    recordings: Sequence[Found], groups: Sequence[str], duplicates: Sequence[Duplicate], kept: Mapping[Path, Place]
-) -> dict[int, str]:
+def _old_first(pair: Duplicate, places: Mapping[int, Place]) -> Duplicate:
+    """The pair with the recording of an earlier split first: the new one is its copy, whatever its name."""
+    if pair.second in places and pair.first not in places:
+        return replace(pair, first=pair.second, second=pair.first, offset=-pair.offset)
+    return pair
+
+
+def _bridging(groups: Sequence[str], duplicates: Sequence[Duplicate], places: Mapping[int, Place]) -> dict[int, str]:
     """New recordings by which old ones of different parts would come into one group, with the reason to reject them.
 
     Raises:
         DataError: old recordings of one group lie in different places.
     """
     pairs = [(pair.first, pair.second) for pair in duplicates]
-    old = {number for number, item in enumerate(recordings) if item.path in kept}
-    among_old = join_groups(groups, [(first, second) for first, second in pairs if {first, second} <= old])
-    torn = _places(recordings, among_old, kept)
+    torn = _torn(join_groups(groups, [pair for pair in pairs if set(pair) <= places.keys()]), places)
     if torn:
-        group, places = next(iter(torn.items()))
-        where = " and ".join(sorted({part for part, _ in places}))
+        group, where = next(iter(torn.items()))
         raise DataError(
-            f"the split to keep has {len(torn)} groups in two places, such as {group} in {where}: "
+            f"the split to keep has {len(torn)} groups in two places, such as {group} in {_names(where)}: "
             f"`crycli prepare --check` shows them; split anew without --keep"
         )
-    bad = _places(recordings, join_groups(groups, pairs), kept)
-    merged = join_groups(groups, pairs)
-    reasons = {}
-    for number in {number for pair in pairs for number in pair} - old:
-        if merged[number] in bad:
-            where = " and ".join(sorted({part for part, _ in bad[merged[number]]}))
-            reasons[number] = f"the same sound is in {where} of the split to keep"
+    reasons: dict[int, str] = {}
+    # First those that are themselves the same as recordings of two places, then whoever links two by way of others.
+    place_of = {groups[number]: place for number, place in places.items()}
+    for number in sorted({number for pair in pairs for number in pair} - places.keys()):
+        others = [second if first == number else first for first, second in pairs if number in (first, second)]
+        where = {place for other in [number, *others] if (place := place_of.get(groups[other])) is not None}
+        if len(where) > 1:
+            reasons[number] = f"the same sound is in {_names(where)} of the split to keep"
+    linked: list[tuple[int, int]] = []
+    for pair in pairs:
+        if reasons.keys().isdisjoint(pair):
+            torn = _torn(join_groups(groups, [*linked, pair]), places) if places else {}
+            if torn:
+                reasons[pair[1]] = f"by way of others it links {_names(next(iter(torn.values())))} of the split to keep"
+            else:
+                linked.append(pair)
     return reasons
 
 
-def _places(recordings: Sequence[Found], groups: Sequence[str], kept: Mapping[Path, Place]) -> dict[str, set[Place]]:
+def _torn(groups: Sequence[str], places: Mapping[int, Place]) -> dict[str, set[Place]]:
     """The groups that lie in more than one place."""
-    places: dict[str, set[Place]] = defaultdict(set)
-    for item, group in zip(recordings, groups, strict=True):
-        if item.path in kept:
-            places[group].add(kept[item.path])
-    return {group: where for group, where in places.items() if len(where) > 1}
+    where: dict[str, set[Place]] = defaultdict(set)
+    for number, place in places.items():
+        where[groups[number]].add(place)
+    return {group: found for group, found in where.items() if len(found) > 1}
+
+
+def _names(places: Iterable[Place]) -> str:
+    return " and ".join(sorted({part if fold is None else f"{part} (fold {fold})" for part, fold in places}))
 
 
 def _contradict(recordings: Sequence[Found], pair: Duplicate) -> bool:

@@ -152,6 +152,10 @@ def settings(*assignments: str) -> Config:
     return load_config(None, assignments)
 
 
+INTERRUPTED = (130, -signal.SIGINT)
+"""Under `python -m` Python may end itself by the signal after Ctrl-C; a shell calls that 130 too."""
+
+
 def interruptible() -> None:
     """For `preexec_fn`: a shell that runs the tests in the background has its children ignore SIGINT."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
