@@ -46,17 +46,28 @@ def find_duplicates(probes: Sequence[Probe]) -> list[Duplicate]:
     return sorted(found, key=lambda duplicate: (duplicate.first, duplicate.second))
 
 
+class Groups:
+    """Groups that are joined step by step; joined ones bear the first of their names."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._leader = {name: name for name in names}
+
+    def find(self, name: str) -> str:
+        """The group to which a group belongs by now."""
+        while self._leader[name] != name:
+            self._leader[name] = self._leader[self._leader[name]]  # shortens the way for the next search
+            name = self._leader[name]
+        return name
+
+    def join(self, one: str, other: str) -> None:
+        """Make one group of two."""
+        first, second = sorted((self.find(one), self.find(other)))
+        self._leader[second] = first
+
+
 def join_groups(groups: Sequence[str], pairs: Iterable[tuple[int, int]]) -> list[str]:
-    """Merge the groups of recordings that belong together; a merged group bears the first of their names."""
-    leader = {group: group for group in groups}
-
-    def find(group: str) -> str:
-        while leader[group] != group:
-            leader[group] = leader[leader[group]]  # shortens the way for the next search
-            group = leader[group]
-        return group
-
+    """The group of each recording when those of some pairs of recordings, by their numbers, are joined."""
+    joined = Groups(groups)
     for first, second in pairs:
-        low, high = sorted((find(groups[first]), find(groups[second])))
-        leader[high] = low
-    return [find(group) for group in groups]
+        joined.join(groups[first], groups[second])
+    return [joined.find(group) for group in groups]

@@ -10,7 +10,7 @@ from pathlib import Path
 from crycli.audio import Excerpt
 from crycli.cache import cache_folder
 from crycli.config import Config, Flag
-from crycli.duplicates import Duplicate, find_duplicates, join_groups
+from crycli.duplicates import Duplicate, Groups, find_duplicates, join_groups
 from crycli.errors import DataError
 from crycli.manifest import Clip
 from crycli.measures import FLAG_MEANINGS, find_flags, flag_meaning
@@ -146,39 +146,47 @@ def _bridging(groups: Sequence[str], duplicates: Sequence[Duplicate], places: Ma
     Raises:
         DataError: old recordings of one group lie in different places.
     """
-    pairs = [(pair.first, pair.second) for pair in duplicates]
-    torn = _torn(join_groups(groups, [pair for pair in pairs if set(pair) <= places.keys()]), places)
-    if torn:
-        group, where = next(iter(torn.items()))
-        raise DataError(
-            f"the split to keep has {len(torn)} groups in two places, such as {group} in {_names(where)}: "
-            f"`crycli prepare --check` shows them; split anew without --keep"
-        )
+    joined = Groups(groups)
+    for pair in duplicates:
+        if {pair.first, pair.second} <= places.keys():
+            joined.join(groups[pair.first], groups[pair.second])
+    place_of = _place_of(groups, joined, places)
     reasons: dict[int, str] = {}
     # First those that are themselves the same as recordings of two places, then whoever links two by way of others.
-    place_of = {groups[number]: place for number, place in places.items()}
-    for number in sorted({number for pair in pairs for number in pair} - places.keys()):
-        others = [second if first == number else first for first, second in pairs if number in (first, second)]
-        where = {place for other in [number, *others] if (place := place_of.get(groups[other])) is not None}
-        if len(where) > 1:
-            reasons[number] = f"the same sound is in {_names(where)} of the split to keep"
-    linked: list[tuple[int, int]] = []
-    for pair in pairs:
-        if reasons.keys().isdisjoint(pair):
-            torn = _torn(join_groups(groups, [*linked, pair]), places) if places else {}
-            if torn:
-                reasons[pair[1]] = f"by way of others it links {_names(next(iter(torn.values())))} of the split to keep"
-            else:
-                linked.append(pair)
+    where: dict[int, set[Place]] = defaultdict(set)
+    for pair in duplicates:
+        for number, other in ((pair.first, pair.second), (pair.second, pair.first)):
+            known = (place_of.get(joined.find(groups[item])) for item in (number, other))
+            where[number].update(place for place in known if place is not None)
+    for number in where.keys() - places.keys():
+        if len(where[number]) > 1:
+            reasons[number] = f"the same sound is in {_names(where[number])} of the split to keep"
+    for pair in duplicates:
+        if not reasons.keys().isdisjoint((pair.first, pair.second)):
+            continue
+        old, new = (joined.find(groups[number]) for number in (pair.first, pair.second))
+        met = {place_of[group] for group in (old, new) if group in place_of}
+        if len(met) > 1:
+            reasons[pair.second] = f"by way of others the same sound is in {_names(met)} of the split to keep"
+        else:
+            joined.join(old, new)
+            place_of.update({joined.find(old): place for place in met})
     return reasons
 
 
-def _torn(groups: Sequence[str], places: Mapping[int, Place]) -> dict[str, set[Place]]:
-    """The groups that lie in more than one place."""
+def _place_of(groups: Sequence[str], joined: Groups, places: Mapping[int, Place]) -> dict[str, Place]:
+    """Where each group of an earlier split lies."""
     where: dict[str, set[Place]] = defaultdict(set)
     for number, place in places.items():
-        where[groups[number]].add(place)
-    return {group: found for group, found in where.items() if len(found) > 1}
+        where[joined.find(groups[number])].add(place)
+    torn = {group: found for group, found in where.items() if len(found) > 1}
+    if torn:
+        group, found = next(iter(torn.items()))
+        raise DataError(
+            f"the split to keep has {len(torn)} groups in two places, such as {group} in {_names(found)}: "
+            f"`crycli prepare --check` shows them; split anew without --keep"
+        )
+    return {group: next(iter(found)) for group, found in where.items()}
 
 
 def _names(places: Iterable[Place]) -> str:
