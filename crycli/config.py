@@ -76,7 +76,9 @@ class DataConfig(Section):
     """New names for labels: one name for several merges them, null drops them, "*" stands for all others."""
     group_by: str = Field(default="auto", min_length=1)
     """What stays together in a split: auto, file, folder, donateacry, esc, column:NAME of a CSV, or a regular
-    expression on the path. Copies and overlapping recordings always do."""
+    expression on the path. Copies of one sound always do."""
+    join_overlaps: bool = True
+    """Keep together what is found to be the same recording in part, or at another level or bit rate."""
     validation_share: float = Field(default=0.15, gt=0.0, lt=1.0)
     """Share of the clips that choose the best epoch."""
     test_share: float = Field(default=0.15, gt=0.0, lt=1.0)

@@ -29,8 +29,13 @@ class Duplicate:
     seconds: float
 
 
-def find_duplicates(probes: Sequence[Probe]) -> list[Duplicate]:
-    """The pairs of recordings that hold the same sound; of several copies each is paired with the first."""
+def find_duplicates(probes: Sequence[Probe], *, overlaps: bool = True) -> list[Duplicate]:
+    """The pairs of recordings that hold the same sound; of several copies each is paired with the first.
+
+    Args:
+        probes: of the recordings.
+        overlaps: whether to look for more than copies.
+    """
     first_of: dict[str, int] = {}
     found = []
     for number, probe in enumerate(probes):
@@ -39,7 +44,7 @@ def find_duplicates(probes: Sequence[Probe]) -> list[Duplicate]:
         first = first_of.setdefault(probe.audio_hash, number)
         if first != number:
             found.append(Duplicate(first, number, "copy", 0.0, probe.seconds))
-    originals = list(first_of.values())
+    originals = list(first_of.values()) if overlaps else []
     for match in find_matches([probes[number].fingerprint for number in originals]):
         pair = originals[match.first], originals[match.second]
         found.append(Duplicate(*pair, "overlap", match.offset, match.seconds))

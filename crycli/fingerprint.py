@@ -54,7 +54,7 @@ MOST_ERRORS = 0.35
 LEAST_MARGIN = 1.5  # 0.5 less the share, times the root of the frames: nine standard deviations, which are 0.160
 PROBES = 8, 24  # frames, looked at before all are; with the few first 1.1 us a candidate, without them 1.6
 MOST_PROBE_ERRORS = 0.43  # the standard deviation for unrelated sound is 0.057 over 8 frames, 0.033 over 24
-LEAST_FRAMES = 16  # audible in both recordings: 0.5 s, of which then at most 12% are wrong
+LEAST_FRAMES = 31  # audible in both recordings: 1 s, of which then at most 23% are wrong
 
 
 @dataclass(frozen=True)

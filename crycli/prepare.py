@@ -13,6 +13,7 @@ from typing import Any
 
 from crycli.config import Config
 from crycli.datareport import build_report, counted, readable, render_report
+from crycli.duplicates import Duplicate
 from crycli.errors import DataError
 from crycli.manifest import PARTS, Clip, manifest_text, read_manifest, rows_text
 from crycli.outputs import claim_folder, json_text, refuse_existing, write_together
@@ -84,7 +85,16 @@ def prepare_dataset_csv(
         raise DataError(f"none of the {len(scanned.found)} recordings can be used: {reason}, such as {example}")
     clips, fold_warnings = _with_folds(found, config)
     kept_parts = {group: part for group, (part, _) in found.places.items()}
-    parts = split(clips, config.data.validation_share, config.data.test_share, config.data.seed, kept_parts)
+    try:
+        parts = split(clips, config.data.validation_share, config.data.test_share, config.data.seed, kept_parts)
+    except DataError as error:
+        if not found.duplicates:
+            raise
+        first, second = (found.recordings[number].path for number in _pair(found.duplicates[0]))
+        raise DataError(
+            f"{error}. Of the recordings {counted(len(found.duplicates), 'pair')} of the same sound and in one group, "
+            f"such as {first} and {second}: data.join_overlaps=false joins copies alone"
+        ) from None
     report = build_report(found, parts, [str(root) for root in roots], config, output)
     if gone:
         warnings.append(f"{counted(gone, 'recording')} of {keep} no longer used")
@@ -96,6 +106,10 @@ def prepare_dataset_csv(
         logger.warning("%s", warning)
     _write(output, parts, report, render_report(report, found, parts, config))
     return PrepareResult(parts, found.rejected, warnings, report)
+
+
+def _pair(duplicate: Duplicate) -> tuple[int, int]:
+    return duplicate.first, duplicate.second
 
 
 def _read_places(folder: Path) -> dict[str, Place]:

@@ -98,7 +98,7 @@ def survey(
     # Excerpts of one recording are in one group as it is.
     duplicates = [
         pair
-        for pair in find_duplicates(probes)
+        for pair in find_duplicates(probes, overlaps=data.join_overlaps)
         if identity(recordings[pair.first].path) != identity(recordings[pair.second].path)
     ]
     known = kept or {}

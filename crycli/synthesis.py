@@ -17,6 +17,7 @@ CLIP_SECONDS = 2.0
 CLIPS_PER_LABEL = 2  # of each baby
 BABIES = 20
 HARMONICS = 6
+SECONDS_OF_A_TURN = 0.1  # after which the pitch of a burst wanders to another
 
 
 @dataclass(frozen=True)
@@ -76,9 +77,7 @@ def synthesise(sound: Sound, pitch: float, timbre: float, generator: np.random.G
     samples = np.zeros(round(CLIP_SECONDS * SAMPLE_RATE), np.float32)
     position = round(generator.uniform(0.0, 0.2) * SAMPLE_RATE)
     while position < len(samples):
-        burst = _burst(
-            sound, pitch * generator.uniform(0.94, 1.06), timbre, sound.burst_seconds * generator.uniform(0.85, 1.15)
-        )
+        burst = _burst(sound, pitch, timbre, generator)
         room = len(samples) - position
         samples[position : position + len(burst)] += burst[:room]
         position += len(burst) + round(sound.pause_seconds * generator.uniform(0.8, 1.2) * SAMPLE_RATE)
@@ -88,18 +87,14 @@ def synthesise(sound: Sound, pitch: float, timbre: float, generator: np.random.G
     return np.asarray(samples / np.abs(samples).max() * generator.uniform(0.2, 0.9), dtype=np.float32)
 
 
-def _burst(sound: Sound, pitch: float, timbre: float, seconds: float) -> Samples:
-    from librosa import chirp
-
-    sweeps = [
-        chirp(
-            fmin=number * pitch * sound.start_hertz,
-            fmax=number * pitch * sound.end_hertz,
-            sr=SAMPLE_RATE,
-            duration=seconds,
-        )
-        * number**-timbre
-        for number in range(1, HARMONICS + 1)
-    ]
-    burst = np.sum(sweeps, axis=0)
-    return np.asarray(burst * np.hanning(len(burst)) ** 0.5, dtype=np.float32)
+def _burst(sound: Sound, pitch: float, timbre: float, generator: np.random.Generator) -> Samples:
+    """A sweep with a wandering pitch: two that follow a formula would be found to be copies of each other."""
+    seconds = sound.burst_seconds * generator.uniform(0.85, 1.15)
+    count = round(seconds * SAMPLE_RATE)
+    time = np.arange(count) / SAMPLE_RATE
+    turns = round(seconds / SECONDS_OF_A_TURN) + 2
+    wander = np.interp(time, np.linspace(0, seconds, turns), generator.uniform(0.9, 1.1, turns))
+    hertz = pitch * wander * np.linspace(sound.start_hertz, sound.end_hertz, count)
+    phase = 2 * np.pi * np.cumsum(hertz) / SAMPLE_RATE
+    burst = np.sum([np.sin(number * phase) * number**-timbre for number in range(1, HARMONICS + 1)], axis=0)
+    return np.asarray(burst * np.hanning(count) ** 0.5, dtype=np.float32)

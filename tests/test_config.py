@@ -43,6 +43,7 @@ OTHER_VALUES: dict[str, st.SearchStrategy[Any]] = {
     "data.group_by": st.sampled_from(
         ["file", "esc", r"baby-\d+", "no", "1e3", "~", "a: b # c", " x", "'", 'é"\n', "2"]
     ),
+    "data.join_overlaps": st.booleans(),
     "data.validation_share": st.floats(0.01, 0.4),
     "data.test_share": st.floats(1e-9, 0.4),
     "data.folds": st.none() | st.integers(2, 100),
