@@ -29,9 +29,10 @@ Samples = npt.NDArray[np.float32]
 """(samples,) float32, mono, full scale at 1.0."""
 
 SAMPLE_RATE = 16_000  # Hz, of every published wav2vec2 checkpoint
+LOUDEST = 1e15  # full scale is 1; the squares of more overflow in float32
 SHORTEST_SAMPLES = 400  # 25 ms: the receptive field of the wav2vec2 convolutions
 BLOCK_SECONDS = 60
-SILENT_PEAK = 1e-4  # -80 dB of full scale
+ROUNDING_SECONDS = 0.001  # times in manifests are rounded to it
 
 SUFFIXES = frozenset(
     ".wav .wave .flac .mp3 .ogg .oga .opus .m4a .aac .mp4 .3gp .3gpp .3g2 .amr .caf .webm .mka .aif .aiff "
@@ -129,12 +130,17 @@ def find_recordings(root: Path) -> Iterator[Path]:
         logger.warning("skipped the folder %s: %s", error.filename, error.strerror)
 
     visited: set[str] = set()
+    inside = os.path.join(os.path.realpath(root), "")
+
+    def follow(folder: str) -> bool:
+        real = os.path.realpath(folder)
+        # What a link within the root leads to is found in its own place, and belongs there.
+        return real not in visited and not (os.path.islink(folder) and real.startswith(inside))
+
     for folder, subfolders, names in os.walk(root, onerror=report, followlinks=True):
         visited.add(os.path.realpath(folder))
         subfolders[:] = sorted(
-            name
-            for name in subfolders
-            if not name.startswith(".") and os.path.realpath(os.path.join(folder, name)) not in visited
+            name for name in subfolders if not name.startswith(".") and follow(os.path.join(folder, name))
         )
         for name in sorted(names):
             known = os.path.splitext(name)[1].lower() in SUFFIXES
@@ -167,7 +173,7 @@ def no_recordings(folder: Path) -> DataError:
 
 def refuse_short(seconds: float, min_seconds: float) -> None:
     """Raise `AudioError` where a recording is shorter than `data.min_seconds`."""
-    if seconds < min_seconds:
+    if seconds < min_seconds - ROUNDING_SECONDS:
         raise AudioError(f"too short: {seconds:.3f} s, and data.min_seconds is {min_seconds}")
 
 
@@ -242,8 +248,8 @@ class Reader:
 
     def _count(self, blocks: Iterator[Samples]) -> Iterator[Samples]:
         for block in blocks:
-            if not np.isfinite(block).all():
-                raise AudioError("holds samples that are NaN or infinite")
+            if not max(block.max(initial=0.0), -block.min(initial=0.0)) <= LOUDEST:  # also where that is NaN
+                raise AudioError("holds samples that are NaN or infinite, or beyond any scale")
             self._done += len(block)
             yield block
 

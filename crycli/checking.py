@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import os
-import shlex
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from crycli import checks
+from crycli import audio, checks
 from crycli.checks import Leak
-from crycli.config import COLUMN_RULE, Config
-from crycli.datareport import build_report, readable, render_report
+from crycli.config import Config
+from crycli.datareport import build_report, render_report, reproduce
 from crycli.duplicates import join_groups
 from crycli.errors import DataError
 from crycli.manifest import PATH_COLUMNS, Clip, path_column, read_table, read_times, resolve_path
 from crycli.naming import naming_rule
 from crycli.outputs import claim_folder, json_text, refuse_existing, settle, write_together
 from crycli.progress import OnStep, silent
-from crycli.scan import Found
-from crycli.survey import Rejected, Survey, survey
+from crycli.scan import Found, column_of
+from crycli.survey import NO_LABEL, Rejected, Survey, survey
 
 PART_OF = {
     "train": "train",
@@ -44,6 +43,7 @@ class CheckResult:
 
     Attributes:
         parts: the clips of each part, in groups that name and sound tell.
+        sizes: how many clips each part, and each fold where there are folds, has.
         leaks: the parts that share groups; empty for a clean split.
         leaked: for each part that is held out, how many of its clips leak: in all, by name, and by sound.
         unreadable: recordings that could not be heard, and are judged by their names alone.
@@ -52,6 +52,7 @@ class CheckResult:
     """
 
     parts: dict[str, list[Clip]]
+    sizes: dict[str, int]
     leaks: list[Leak]
     leaked: dict[str, tuple[int, int, int]]
     unreadable: list[Rejected]
@@ -62,6 +63,7 @@ class CheckResult:
 @dataclass(frozen=True)
 class _Row:
     part: str
+    fold: str
     found: Found
     named_group: str  # what the recording's path tells, whatever the CSV says
 
@@ -79,7 +81,7 @@ def check_dataset(
     Args:
         data: folders with CSVs such as train.csv and test.csv, or CSVs; one CSV alone needs a column split or fold.
         config: `data.label_by`, `data.group_by`, `checks`, `workers` and `cache` are used; the defaults where None.
-        output: a folder for check.json and report.html; None for none.
+        output: a folder for check.json and check.html; None for none.
         force: replace the files of an earlier check.
         on_step: told of the progress.
 
@@ -94,7 +96,7 @@ def check_dataset(
     settings = config.model_copy(
         update={
             "checks": config.checks.model_copy(update={"reject": []}),
-            "data": config.data.model_copy(update={"window": None, "hop": None}),
+            "data": config.data.model_copy(update={"window": None, "hop": None, "min_seconds": audio.ROUNDING_SECONDS}),
         }
     )
     found = survey([row.found for row in rows], settings, together=_named_alike(rows), on_step=on_step)
@@ -104,32 +106,47 @@ def check_dataset(
     unreadable = len(found.rejected)
     if unreadable:
         report["warnings"].insert(0, f"{unreadable} recordings could not be read: they are judged by their names alone")
-    report |= {"check": True, "command": shlex.join(["crycli", "prepare", "--check", *map(readable, data)])}
-    result = CheckResult(parts, checks.leakage(parts), _leaked(rows, found), found.rejected, report["warnings"], report)
+    report |= {"check": True, "command": reproduce([str(path) for path in data], config, check=True)}
+    leaks, leaked = checks.leakage(parts), _leaked(rows, found)
+    sizes = {part: len(some) for part, some in parts.items()}
+    if all(row.fold for row in rows) and len({row.fold for row in rows}) > 1:
+        by_fold = [replace(row, part=f"fold {row.fold}") for row in rows]
+        leaks += checks.leakage(_parts(by_fold, _clips(found, found.groups)))
+        leaked |= {part: counts for part, counts in _leaked(by_fold, found).items() if counts[0]}
+        sizes |= Counter(row.part for row in by_fold)
+        report["leakage"] = [asdict(leak) | {"share": leak.share} for leak in leaks]
+    result = CheckResult(parts, sizes, leaks, leaked, found.rejected, report["warnings"], report)
     if output is not None:
         claim_folder(output, force=force)
         page = render_report(result.report, found, parts, settings)
-        write_together(output, {"check.json": json_text(result.report), "report.html": page})
+        write_together(output, {"check.json": json_text(result.report), "check.html": page})
     return result
 
 
 def _read_rows(data: Sequence[Path], config: Config) -> list[_Row]:
-    tables = [file for path in data for file in _find_tables(path, config)]
+    """The rows of all CSVs: the parts are those of their names, or else of a column."""
+    tables = [file for path in data for file in _find_tables(path)]
     # Where all are called metadata.csv, their folders are called like the parts.
     alike = len(tables) > 1 and len({file.stem for file in tables}) == 1
     names = [file.parent.name if alike else file.stem for file in tables]
-    rows = [row for file, name in zip(tables, names, strict=True) for row in _read_table(file, name, config)]
+    known = [PART_OF.get(name.lower(), name) for name in names]
+    by_column = len(set(known)) < 2
+    rows = [
+        row
+        for file, part in zip(tables, known, strict=True)
+        for row in _read_table(file, "" if by_column else part, config)
+    ]
     parts = {row.part for row in rows}
     if len(parts) < 2:
         raise DataError(
-            f"{', '.join(map(str, data))}: all in one part ({', '.join(parts)}): give CSVs of two parts or more, or "
-            f"one with a column {', '.join(PART_COLUMNS)} or fold"
+            f"{', '.join(map(str, data))}: all in one part ({', '.join(parts) or 'without a name'}): give CSVs of two "
+            f"parts or more, or one with a column {', '.join(PART_COLUMNS)} or fold"
         )
     return rows
 
 
-def _find_tables(path: Path, config: Config) -> list[Path]:
-    """The CSVs that are meant: in a folder those named like parts, otherwise all that list labelled recordings."""
+def _find_tables(path: Path) -> list[Path]:
+    """The CSVs that are meant: in a folder those named like parts, otherwise all that list recordings."""
     if not path.exists():
         raise DataError(f"no such file or folder: {path}")
     if not path.is_dir():
@@ -137,41 +154,28 @@ def _find_tables(path: Path, config: Config) -> list[Path]:
     settle(path)
     files = sorted(path.glob("[!.]*.csv")) or sorted(path.glob("*/[!.]*.csv"))
     named = [file for file in files if file.stem.lower() in PART_OF]
-    label = _label_column(config)
-    chosen = named or [
-        file
-        for file in files
-        if {label} <= set(columns := read_table(file).columns) and any(name in columns for name in PATH_COLUMNS)
-    ]
+    chosen = named or [file for file in files if set(PATH_COLUMNS) & set(read_table(file).columns)]
     if not chosen:
-        raise DataError(f"no CSV in {path} lists recordings and labels")
+        raise DataError(f"no CSV in {path} lists recordings")
     return chosen
 
 
-def _label_column(config: Config) -> str:
-    rule = config.data.label_by
-    return rule.removeprefix(COLUMN_RULE) if rule.startswith(COLUMN_RULE) else "label"
-
-
-def _read_table(file: Path, name: str, config: Config) -> Iterable[_Row]:
-    """The rows of a CSV that is called like its part, unless a column tells the parts."""
+def _read_table(file: Path, part: str, config: Config) -> Iterable[_Row]:
+    """The rows of a CSV; where its part is not known, a column tells it. Labels may be missing: leaks need none."""
     frame = read_table(file)
-    label = _label_column(config)
-    paths = path_column(file, frame, [label])
-    column = next((name for name in (*PART_COLUMNS, "fold") if name in frame.columns), None)
-    if name.lower() in PART_OF:
-        column = None
-    rule = config.data.group_by
-    group_column = rule.removeprefix(COLUMN_RULE) if rule.startswith(COLUMN_RULE) else "group"
+    label_rule, rule = config.data.label_by, config.data.group_by
+    label_column = column_of(label_rule, "label")
+    group_column = column_of(rule, "group")
+    wanted = [column for column, default in ((label_column, "label"), (group_column, "group")) if column != default]
+    paths = path_column(file, frame, wanted)
+    column = None if part else next((name for name in (*PART_COLUMNS, "fold") if name in frame.columns), None)
     grouping = naming_rule(rule)
     for line, record in enumerate(frame.to_dict("records"), start=2):
-        row = {str(name): str(cell) for name, cell in record.items()}
+        row = {str(name): str(cell).strip() for name, cell in record.items()}
         where = f"{file}, row {line}"
-        if not row[paths] or not row[label]:
-            raise DataError(f"{where}: the {label if row[paths] else paths} is empty")
-        part = name if column is None else row[column].strip()
-        if not part:
-            raise DataError(f"{where}: the {column} is empty")
+        for name in (paths, *([column] if column else [])):
+            if not row[name]:
+                raise DataError(f"{where}: the {name} is empty")
         start, end, _ = read_times({**row, "fold": ""}, where)  # a fold of theirs may be any name
         path = Path(os.path.abspath(_locate(row[paths], file.parent)))
         # An expression may be anchored to what the CSV says; a folder is told apart by its whole path.
@@ -179,13 +183,15 @@ def _read_table(file: Path, name: str, config: Config) -> Iterable[_Row]:
         found = Found(
             path=path,
             relative=row[paths],
-            label=row[label],
+            label=row.get(label_column) or NO_LABEL,
             group=row.get(group_column) or named_group or path.as_posix(),
             corpus=row.get("corpus", ""),
             start=start,
             end=end,
         )
-        yield _Row(f"fold {part}" if column == "fold" else PART_OF.get(part.lower(), part), found, named_group)
+        told = row[column] if column else part
+        name = f"fold {told}" if column == "fold" else PART_OF.get(told.lower(), told)
+        yield _Row(name, "" if column == "fold" else row.get("fold", ""), found, named_group)
 
 
 def _locate(stored: str, folder: Path) -> Path:

@@ -52,6 +52,7 @@ times as much as their standard error says. With 3.0 chance is warned of in up t
 """
 
 BANDWIDTH_GAP = 1.2  # encoders of one kind end within some 10% of each other
+SIGNIFICANCE = 0.05  # of a two-sided test
 LISTED_LABELS = 5
 
 Indices = npt.NDArray[np.int64]
@@ -106,6 +107,10 @@ class Confound:
     chance_auc: float
     clips: int
     detail: str
+
+    def tells(self, threshold: float) -> bool:
+        """Whether it tells the label with this AUC, and better than chance could."""
+        return self.auc >= max(threshold, self.chance_auc)
 
 
 @dataclass(frozen=True)
@@ -316,7 +321,7 @@ def confound_warnings(found: Sequence[Confound], threshold: float) -> list[str]:
     """
     telling: dict[str, list[Confound]] = defaultdict(list)
     for entry in sorted(found, key=_strongest_first):
-        if entry.auc >= max(threshold, entry.chance_auc):
+        if entry.tells(threshold):
             telling[entry.measure].append(entry)
     alike: dict[str, list[str]] = defaultdict(list)  # two corpora differ in the recorder, the sample rate, the codec
     for measure, entries in telling.items():
@@ -387,10 +392,11 @@ def detectable(part: str, clips: Sequence[Clip]) -> Detectable | None:
 
 def _detectable_improvement(chance: float, count: float) -> float | None:
     """The d of `detectable`: the larger root of its equation squared, which is quadratic in d."""
-    critical, power = NormalDist().inv_cdf(0.975), NormalDist().inv_cdf(0.8)
+    critical, power = NormalDist().inv_cdf(1.0 - SIGNIFICANCE / 2.0), NormalDist().inv_cdf(0.8)
     variance = chance * (1.0 - chance)
     least = critical * math.sqrt(variance)
-    if math.sqrt(count) * (1.0 - chance) < least:
+    # With few answers the approximation finds what even all right could not show in an exact binomial test.
+    if math.sqrt(count) * (1.0 - chance) < least or 2.0 * chance**count > SIGNIFICANCE:
         return None
     square = count + power**2
     linear = 2.0 * math.sqrt(count) * least + power**2 * (1.0 - 2.0 * chance)

@@ -6,6 +6,7 @@ import errno
 import functools
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -30,6 +31,8 @@ DEMO_FOLDERS = ("recordings", "data", "run", "report", "bundle")
 MACHINE_ERRORS = {
     errno.ENOSPC: "the disk is full: make room and run the command again",
     errno.EDQUOT: "the disk quota is used up: make room and run the command again",
+    errno.EISDIR: "a folder lies where a file should be: move it away",
+    errno.ENOTDIR: "a file lies where a folder should be: name another path",
     errno.EROFS: "the file system is read-only: name another output",
     errno.EACCES: "permission denied",
     errno.EPERM: "permission denied",
@@ -186,7 +189,8 @@ def prepare(
         result = prepare_dataset_csv(roots, output, settings, keep=keep, force=force, on_step=on_step)
     if not console.is_quiet():
         _show_parts(str(output), result.parts)
-    console.note("No group is in two parts.")
+    if not result.report["leakage"]:
+        console.note("No group is in two parts.")
     console.note(f"Look at {output / 'report.html'} before you train.")
     if result.rejected:
         what = "clips" if any(item.start is not None for item in result.rejected) else "recordings"
@@ -205,9 +209,11 @@ def _check(data: list[Path], output: Path | None, settings: Config, *, force: bo
     for warning in result.warnings:
         console.warning(warning)
     if output is not None:
-        console.note(f"The report is {output / 'report.html'}.")
+        console.note(f"The report is {output / 'check.html'}.")
     if not result.leaks:
-        console.result("No leakage: no group, name or sound is in two parts.")
+        total = sum(map(len, result.parts.values()))
+        heard = f"the sound of {total - len(result.unreadable):,} of {total:,} recordings was compared"
+        console.result(f"No leakage found: no group or name is in two parts, and {heard}.")
         raise typer.Exit(INCOMPLETE if result.unreadable else 0)
     rows = [
         (
@@ -223,12 +229,11 @@ def _check(data: list[Path], output: Path | None, settings: Config, *, force: bo
     console.table(
         "leakage: clips whose baby, source or sound is in another part as well", header, rows, numeric=header[1:]
     )
-    part, (leaked, *_) = max(result.leaked.items(), key=lambda item: item[1][0] / len(result.parts[item[0]]))
+    part, (leaked, *_) = max(result.leaked.items(), key=lambda item: item[1][0] / result.sizes[item[0]])
     example = next(leak.examples[0] for leak in result.leaks if part in (leak.part, leak.other))
     console.error(
-        f"leakage: {leaked / len(result.parts[part]):.1%} of the {part} clips ({leaked:,} of "
-        f"{len(result.parts[part]):,}) share a group with another part, such as {example}: scores on this split are "
-        f"too good; split by group"
+        f"leakage: {leaked / result.sizes[part]:.1%} of the {part} clips ({leaked:,} of {result.sizes[part]:,}) share "
+        f"a group with another part, such as {example}: scores on this split are too good; split by group"
     )
     raise typer.Exit(FAILED)
 
@@ -247,7 +252,7 @@ def _show_parts(title: str, parts: Mapping[str, Sequence[Clip]]) -> None:
         minutes = f"{total['minutes']:,.1f}"
         rows.append(
             (
-                label or "all",
+                label or "(all)",
                 f"{total['clips']:,}",
                 f"{total['groups']:,}",
                 minutes,
@@ -541,6 +546,9 @@ def config(
 
 def main() -> None:
     """The entry point."""
+    for name in ("SIGTERM", "SIGHUP"):  # so that worker processes are ended and the cache is written
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), lambda number, frame: sys.exit(128 + number))
     try:
         app()
     except OSError as error:  # outside the commands, as where the help cannot be written

@@ -20,7 +20,7 @@ from crycli.config import Config, flatten
 from crycli.errors import AudioError
 from crycli.manifest import Clip, stored_path
 from crycli.measures import flag_meaning
-from crycli.survey import Survey, count_flags
+from crycli.survey import NO_LABEL, Survey, count_flags
 
 MEASURES = (
     "duration",
@@ -58,14 +58,15 @@ def build_report(
     flagged = flagged_clips(survey, parts)
     part_by_path = {clip.path: part for part, some in parts.items() for clip in some}
     part_of = part_of or [part_by_path.get(item.path, "") for item in survey.recordings]
-    confounds = checks.confounds(clips, config.data.seed)
+    labelled = {part: [clip for clip in some if clip.label != NO_LABEL] for part, some in parts.items()}
+    confounds = checks.confounds([clip for some in labelled.values() for clip in some], config.data.seed)
     leaks = checks.leakage(parts)
     folds = _by(clips, lambda clip: "" if clip.fold is None else str(clip.fold))
     held_out = [part for part in parts if part != "train"]
     return {
         "crycli_version": __version__,
         "check": False,
-        "command": _command(roots, config),
+        "command": reproduce(roots, config),
         "roots": [readable(root) for root in roots],
         "settings": {key: value for key, value in flatten(config).items() if key.startswith(("data.", "checks."))},
         "parts": {part: checks.summarise(some) for part, some in parts.items()},
@@ -89,16 +90,16 @@ def build_report(
                 "label": found.label,
                 "auc": round(found.auc, 4),
                 "detail": found.detail,
-                "warned": found.auc >= config.checks.confound_auc and found.auc > found.chance_auc,
+                "warned": found.tells(config.checks.confound_auc),
             }
             for found in confounds
         ],
         "leakage": [asdict(leak) | {"share": leak.share} for leak in leaks],
         "detectable": [
-            asdict(found) for part in held_out if (found := checks.detectable(part, parts[part])) is not None
+            asdict(found) for part in held_out if (found := checks.detectable(part, labelled[part])) is not None
         ],
         "warnings": [
-            *checks.label_warnings(parts, config.checks.min_groups),
+            *checks.label_warnings({part: some for part, some in labelled.items() if some}, config.checks.min_groups),
             *checks.corpus_warnings(clips),
             *checks.confound_warnings(confounds, config.checks.confound_auc),
             *_warn_of_flags(clips),
@@ -110,7 +111,7 @@ def build_report(
     }
 
 
-def _command(roots: Sequence[str], config: Config) -> str:
+def reproduce(roots: Sequence[str], config: Config, *, check: bool = False) -> str:
     """What to type for the same result."""
     defaults = flatten(Config())
     changed = {key: value for key, value in flatten(config).items() if value != defaults[key]}
@@ -123,7 +124,8 @@ def _command(roots: Sequence[str], config: Config) -> str:
             f"{key}={json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else value}",
         )
     ]
-    return shlex.join(["crycli", "prepare", *map(readable, roots), "-o", "DATA", *settings])
+    names = ["--check", *map(readable, roots)] if check else [*map(readable, roots), "-o", "DATA"]
+    return shlex.join(["crycli", "prepare", *names, *settings])
 
 
 def render_report(

@@ -86,13 +86,13 @@ class PreparedData:
         parts: "train", "validation" and "test"; columns `input_values`, `labels` and `path`.
         feature_extractor: of the backbone.
         labels: label names; `labels` in the parts are their indices.
-        unreadable: recordings left out, with the reason.
+        unreadable: recordings, or excerpts of them, left out, with the reason.
     """
 
     parts: dict[str, Dataset]
     feature_extractor: Wav2Vec2FeatureExtractor
     labels: list[str]
-    unreadable: dict[Path, str]
+    unreadable: dict[Excerpt, str]
 
 
 def load_and_prepare_datasets(
@@ -126,22 +126,22 @@ def prepare_datasets(
     labels = _labels(data, parts)
     checkpoint.quiet_libraries()
     extractor = checkpoint.load_feature_extractor(checkpoint.locate_backbone(config))
-    unreadable: dict[Path, str] = {}
+    unreadable: dict[Excerpt, str] = {}
     prepared = {}
     for part in parts:
         rows = _load_rows(data, part)
         whole = _preprocess(rows, data, labels, extractor, config, part, on_step)
         errors = whole["error"]
-        for stored, error in zip(whole["path"], errors, strict=True):
+        for row, error in zip(rows, errors, strict=True):
             if error:
-                unreadable[resolve_path(stored, data)] = error
+                unreadable[Excerpt(resolve_path(row["path"], data), row["start"], row["end"])] = error
         usable = whole.select([row for row, error in enumerate(errors) if not error])
         prepared[part] = usable.remove_columns("error").with_format("numpy")
         if len(usable) == 0:
             reason = f": {next(iter(unreadable.items()))[1]}" if unreadable else ""
             raise DataError(f"{data}/{part}.csv names no recording that can be used{reason}")
-    for path, reason in unreadable.items():
-        logger.warning("left out %s: %s", path, reason)
+    for excerpt, reason in unreadable.items():
+        logger.warning("left out %s: %s", excerpt.path, reason)
     return PreparedData(prepared, extractor, labels, unreadable)
 
 

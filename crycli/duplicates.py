@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from crycli.fingerprint import find_matches
@@ -49,6 +49,49 @@ def find_duplicates(probes: Sequence[Probe], *, overlaps: bool = True) -> list[D
         pair = originals[match.first], originals[match.second]
         found.append(Duplicate(*pair, "overlap", match.offset, match.seconds))
     return sorted(found, key=lambda duplicate: (duplicate.first, duplicate.second))
+
+
+def copies_of(duplicates: Iterable[Duplicate]) -> dict[int, list[int]]:
+    """For each recording that is in a pair as the first of its copies, all of these, itself among them."""
+    first_of: dict[int, int] = {}
+    for pair in duplicates:
+        for number in (pair.first, pair.second):
+            first_of.setdefault(number, number)
+        if pair.kind == "copy":
+            first_of[pair.second] = pair.first
+    members: dict[int, list[int]] = {}
+    for number, first in first_of.items():
+        members.setdefault(first, []).append(number)
+    return members
+
+
+def rehang(duplicates: Sequence[Duplicate], old: Container[int], left_out: Container[int]) -> list[Duplicate]:
+    """The pairs that are left without some recordings, each with the old or else the earlier recording first.
+
+    Where the first of some copies is left out, the next one takes its place in the pairs.
+    """
+
+    def rank(number: int) -> tuple[bool, int]:
+        return number not in old, number
+
+    alive = {
+        first: sorted((number for number in some if number not in left_out), key=rank)
+        for first, some in copies_of(duplicates).items()
+    }
+    seconds = {pair.second: pair.seconds for pair in duplicates if pair.kind == "copy"}
+    found = []
+    for pair in duplicates:
+        if pair.kind == "overlap" and alive[pair.first] and alive[pair.second]:
+            one, other = alive[pair.first][0], alive[pair.second][0]
+            if rank(one) < rank(other):
+                found.append(replace(pair, first=one, second=other))
+            else:
+                found.append(replace(pair, first=other, second=one, offset=-pair.offset))
+    for first, some in alive.items():
+        for number in some[1:]:
+            length = seconds.get(number, seconds.get(first, 0.0)) or max(seconds.get(other, 0.0) for other in some)
+            found.append(Duplicate(some[0], number, "copy", 0.0, length))
+    return sorted(found, key=lambda pair: (pair.first, pair.second))
 
 
 class Groups:

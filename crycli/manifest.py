@@ -20,6 +20,7 @@ PARTS = ("train", "validation", "test")
 PATH_COLUMNS = ("path", "file_name", "filename", "file")
 """The column with the recordings: crycli's own name for it, and what other tools and corpora call it."""
 FLAG_SEPARATOR = "+"
+SEPARATORS = (",", ";", "\t")  # that of the header; spreadsheets of some countries write semicolons
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,11 +159,19 @@ def read_table(file: Path) -> pd.DataFrame:
     import pandas as pd
 
     try:
+        with file.open(encoding="utf-8-sig") as stream:
+            header = stream.readline()
         with warnings.catch_warnings():
             # A row longer than the header would only be warned about, and its cells shifted or dropped.
             warnings.simplefilter("error", pd.errors.ParserWarning)
             # Every cell is text: a label may be "NA" or "007".
-            return pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8", index_col=False)
+            separator = max(SEPARATORS, key=header.count)
+            frame = pd.read_csv(
+                file, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8", index_col=False
+            )
+            return frame.rename(
+                columns=lambda name: name.strip() if name.strip() in (*COLUMNS, *PATH_COLUMNS) else name
+            )
     except FileNotFoundError:
         raise DataError(f"no {file}: make it with `crycli prepare`") from None
     except (
@@ -173,7 +182,9 @@ def read_table(file: Path) -> pd.DataFrame:
         OSError,
     ) as error:
         hint = ": save it as UTF-8" if isinstance(error, UnicodeDecodeError) else ""
-        raise DataError(f"cannot read {file} as a CSV with commas: {str(error).splitlines()[0]}{hint}") from None
+        if isinstance(error, pd.errors.ParserWarning):
+            hint = ": a row has more cells than the header"
+        raise DataError(f"cannot read {file} as CSV: {str(error).splitlines()[0]}{hint}") from None
 
 
 def path_column(file: Path, frame: pd.DataFrame, others: Iterable[str] = ("label",)) -> str:
@@ -185,11 +196,7 @@ def path_column(file: Path, frame: pd.DataFrame, others: Iterable[str] = ("label
     column = next((name for name in PATH_COLUMNS if name in frame.columns), None)
     missing = [*([] if column else ["path"]), *(name for name in others if name not in frame.columns)]
     if column is None or missing:
-        odd = len(frame.columns) == 1 and any(separator in frame.columns[0] for separator in ";\t")
-        hint = ": save it with commas" if odd else ""
-        raise DataError(
-            f"{file} has no column {' and no column '.join(missing)}; it has {', '.join(frame.columns)}{hint}"
-        )
+        raise DataError(f"{file} has no column {' and no column '.join(missing)}; it has {', '.join(frame.columns)}")
     return column
 
 

@@ -123,6 +123,9 @@ def write_together(folder: Path, files: Mapping[str, str]) -> None:
     `settle` moves them into place, now or, after an interruption, when the folder is next used.
     """
     settle(folder)
+    for name in files:
+        if (folder / name).is_dir():
+            raise OutputError(f"{folder / name} is a folder, and a file of that name is to be written: move it away")
     unfinished = folder / f"{COMMIT}.partial"
     shutil.rmtree(unfinished, ignore_errors=True)
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from loky import ProcessPoolExecutor
 
 SECONDS_TO_START = 1.0  # processes with the decoders loaded
+SECONDS_TO_WATCH = 2.0
 IN_FLIGHT = 4  # tasks a worker
 LARGEST_TASK = 8  # items that a process is handed at once
 
@@ -121,12 +123,19 @@ def _process_pool(workers: int) -> ProcessPoolExecutor:
     # Unlike the standard library's, its processes do not run the caller's script once more.
     from loky import ProcessPoolExecutor
 
-    return ProcessPoolExecutor(workers, initializer=_ignore_interrupt)
+    return ProcessPoolExecutor(workers, initializer=_stay_with_parent, initargs=(os.getpid(),))
 
 
-def _ignore_interrupt() -> None:
-    """Ctrl-C reaches every process of a terminal; this one is ended by its parent."""
+def _stay_with_parent(parent: int) -> None:
+    """Ctrl-C reaches every process of a terminal, and this one is ended by its parent; without one it ends itself."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(SECONDS_TO_WATCH)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 class _Each(Generic[Item, Result]):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import shlex
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -14,13 +13,16 @@ from typing import Any
 from crycli.config import Config
 from crycli.datareport import build_report, counted, readable, render_report
 from crycli.duplicates import Duplicate
-from crycli.errors import DataError
-from crycli.manifest import PARTS, Clip, manifest_text, read_manifest, rows_text
+from crycli.errors import DataError, OutputError
+from crycli.keeping import read_places
+from crycli.manifest import PARTS, Clip, manifest_text, rows_text
 from crycli.outputs import claim_folder, json_text, refuse_existing, write_together
 from crycli.progress import OnStep, silent
 from crycli.scan import Found, identity, parse_root, scan
 from crycli.splitting import assign_folds, split
-from crycli.survey import Place, Rejected, Survey, survey
+from crycli.survey import Rejected, Survey, survey
+
+OUR_FILES = (*(f"{part}.csv" for part in PARTS), "rejected.csv", "report.html")
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +72,8 @@ def prepare_dataset_csv(
     """
     config = config or Config()
     refuse_existing(output, force=force)
-    kept = _read_places(keep) if keep is not None else {}
+    _refuse_foreign(output)
+    kept = read_places(keep) if keep is not None else {}
     scanned = scan([parse_root(root) for root in roots], config.data, on_step)
     gone = len(set(kept) - {identity(item.path) for item in scanned.found})
     if kept and gone == len(kept):
@@ -102,6 +105,12 @@ def prepare_dataset_csv(
         report["command"] += f" --keep {shlex.quote(readable(keep))}"
     report["warnings"] = warnings = [*warnings, *fold_warnings, *report["warnings"]]
     report["dropped"] = scanned.dropped
+    long = sum(1 for clip in clips if (clip.duration or 0.0) > config.data.max_seconds)
+    if long:
+        warnings.append(
+            f"{counted(long, 'clip')} longer than data.max_seconds ({config.data.max_seconds:g} s): training uses the "
+            f"beginning alone; --window cuts recordings into clips"
+        )
     for warning in warnings:
         logger.warning("%s", warning)
     _write(output, parts, report, render_report(report, found, parts, config))
@@ -112,24 +121,23 @@ def _pair(duplicate: Duplicate) -> tuple[int, int]:
     return duplicate.first, duplicate.second
 
 
-def _read_places(folder: Path) -> dict[str, Place]:
-    """Where the recordings of an earlier split lie, by `scan.identity`."""
-    places: dict[str, Place] = {}
-    for part in PARTS:
-        for clip in read_manifest(folder / f"{part}.csv"):
-            place = places.setdefault(identity(Path(os.path.abspath(clip.path))), (part, clip.fold))
-            if place != (part, clip.fold):
-                raise DataError(f"{folder}: {clip.path} is in {place[0]}.csv and in {part}.csv: it is no split to keep")
-    return places
+def _refuse_foreign(output: Path) -> None:
+    """Raise where the output holds CSVs that are not ours: --force replaces the files of an earlier run alone."""
+    foreign = [name for name in OUR_FILES if (output / name).exists()]
+    if foreign and not (output / "prepare.json").is_file():
+        raise OutputError(f"{output / foreign[0]} was not written by `crycli prepare`: name another output")
 
 
 def _with_folds(found: Survey, config: Config) -> tuple[list[Clip], list[str]]:
     """The clips with their folds, where folds are wanted: those of an earlier split, official ones, and new ones."""
     folds = config.data.folds
+    fixed = {group: fold for group, (_, fold) in found.places.items() if fold is not None}
+    kept_folds = max(fixed.values(), default=folds)
+    if kept_folds != folds:
+        raise DataError(f"the split to keep has {kept_folds} folds: give --folds {kept_folds}")
     if folds is None:
         return found.clips, []
     warnings = []
-    fixed = {group: fold for group, (_, fold) in found.places.items() if fold is not None}
     official: dict[str, Counter[int]] = defaultdict(Counter)
     for clip in found.clips:
         if clip.fold is not None:

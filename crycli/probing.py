@@ -68,7 +68,7 @@ class Probe:
 
 
 def probe(excerpt: Excerpt, windowing: Windowing) -> Probe:
-    """Decode a recording, block by block, and measure its clips. An excerpt is one clip, without windows."""
+    """Decode a recording or an excerpt, block by block, and measure its clips."""
     reader = audio.Reader(excerpt.path, excerpt.start, excerpt.end)
     collector = _Windows(windowing, start=excerpt.start)
     identity = _Identity()
@@ -88,7 +88,7 @@ class _Windows:
 
     def __init__(self, windowing: Windowing, start: float | None) -> None:
         self._windowing = windowing
-        self._whole = windowing.window is None or start is not None
+        self._whole = windowing.window is None
         self._excerpt_start = start
         self._meter: Meter | None = None
         self._pending = np.zeros(0, np.float32)  # what the next window begins with
@@ -116,7 +116,8 @@ class _Windows:
         rest = self._first + len(self._pending) - self._covered  # samples in no window yet
         if not self._meters or rest >= self._windowing.min_seconds * self._rate:
             self._measure(self._pending)
-        return tuple(Window(first / self._rate, meter.result(channels, codec)) for first, meter in self._meters)
+        begin = self._excerpt_start or 0.0
+        return tuple(Window(begin + first / self._rate, meter.result(channels, codec)) for first, meter in self._meters)
 
     def _sizes(self) -> tuple[int, int]:
         window = self._windowing.window or 0.0

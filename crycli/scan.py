@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -19,6 +20,7 @@ from crycli.outputs import settle
 from crycli.progress import OnStep, Step, silent
 
 PART_NAMES = frozenset({"train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval"})
+BLANKS = " \t"
 OTHERS = "*"  # in data.label_map: every label that it does not name
 
 logger = logging.getLogger(__name__)
@@ -125,6 +127,8 @@ def scan(roots: Sequence[Root], data: DataConfig, on_step: OnStep = silent) -> S
                 fresh += 1
             elif first.label != item.label and not item.problem:
                 contradictions.append((first, item))
+                if os.path.islink(first.path) and not os.path.islink(item.path):
+                    found[key] = item  # a recording belongs where it lies
             steps += 1
             on_step(Step("scan", steps, None, "recordings"))
         if steps == before:
@@ -137,8 +141,14 @@ def scan(roots: Sequence[Root], data: DataConfig, on_step: OnStep = silent) -> S
     if contradictions:
         first, second = contradictions[0]
         warnings.append(
-            f"{len(contradictions)} recordings are listed again with another label, such as {first.path} "
-            f"({first.label}, then {second.label}): the first label is used"
+            f"recordings that are reached twice, with another label each time: {len(contradictions)}, such as "
+            f"{first.path} ({first.label}, then {second.label}): each is used once"
+        )
+    alike = Counter(label.casefold().strip() for label in {item.label for item in items})
+    for folded in sorted(folded for folded, count in alike.items() if count > 1):
+        names = sorted({item.label for item in items if item.label.casefold().strip() == folded})
+        warnings.append(
+            f"labels that differ in case or blanks alone: {', '.join(map(repr, names))} (see data.label_map)"
         )
     return _map_labels(items, data.label_map, warnings)
 
@@ -191,7 +201,9 @@ def _unique_names(paths: Sequence[Path]) -> list[str]:
 
 
 def _is_flat(folder: Path) -> bool:
-    return not any(entry.is_dir() and not entry.name.startswith((".", "__")) for entry in os.scandir(folder))
+    """Whether a folder has no subfolders, nor names that tell labels, so that it is a label itself."""
+    visible = [entry for entry in os.scandir(folder) if not entry.name.startswith((".", "__"))]
+    return not any(entry.is_dir() or by_known_name(entry.name).group for entry in visible)
 
 
 def _read_folder(source: _Source, data: DataConfig) -> Iterator[Found]:
@@ -251,7 +263,7 @@ def _read_table(source: _Source, data: DataConfig) -> Iterator[Found]:
     root = source.root
     settle(root.path.parent)
     frame = read_table(root.path)
-    label_column, group_column = _column(data.label_by, "label"), _column(data.group_by, "group")
+    label_column, group_column = column_of(data.label_by, "label"), column_of(data.group_by, "group")
     by_path = data.label_by != "auto" and not data.label_by.startswith(COLUMN_RULE)
     wanted = [*([] if by_path or root.label else [label_column]), *([] if group_column == "group" else [group_column])]
     paths = path_column(root.path, frame, wanted)
@@ -273,9 +285,9 @@ def _read_table(source: _Source, data: DataConfig) -> Iterator[Found]:
         elif by_path:
             named = labelling(relative)
         else:
-            label = cells[label_column]
+            label = cells[label_column].strip(BLANKS)
             named = Named(label, problem="" if label else "no label: its cell is empty")
-        group = cells.get(group_column, "") if listed else ""
+        group = cells.get(group_column, "").strip(BLANKS) if listed else ""
         grouped = Named(group=group) if group else grouping(relative)
         path = Path(os.path.abspath(resolve_path(relative, root.path.parent)))
         start, end, fold = read_times(cells, where)
@@ -291,7 +303,8 @@ def _read_table(source: _Source, data: DataConfig) -> Iterator[Found]:
         yield replace(found, start=start, end=end, fold=fold or found.fold, corpus=corpus)
 
 
-def _column(rule: str, default: str) -> str:
+def column_of(rule: str, default: str) -> str:
+    """The column that a rule such as column:NAME means; the default where it means none."""
     return rule.removeprefix(COLUMN_RULE) if rule.startswith(COLUMN_RULE) else default
 
 

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from crycli.audio import Excerpt
 from crycli.cache import cache_folder
 from crycli.config import Config, Flag
-from crycli.duplicates import Duplicate, Groups, find_duplicates, join_groups
-from crycli.errors import DataError
+from crycli.duplicates import Duplicate, find_duplicates, join_groups, rehang
+from crycli.keeping import Place, find_bridging
 from crycli.manifest import Clip
 from crycli.measures import FLAG_MEANINGS, find_flags, flag_meaning
 from crycli.probing import Probe, Window, Windowing, probe_all
 from crycli.progress import OnStep, silent
 from crycli.scan import Found, identity
 
-Place = tuple[str, int | None]
-"""The part and the fold in which a recording lies already."""
+NO_LABEL = "(no label)"  # of a clip in somebody else's CSV
 
 
 @dataclass(frozen=True)
@@ -103,10 +102,9 @@ def survey(
     ]
     known = kept or {}
     places = {number: known[name] for number, item in enumerate(recordings) if (name := identity(item.path)) in known}
-    duplicates = [_old_first(pair, places) for pair in duplicates]
     named_groups = join_groups([item.group for item in recordings], [*_same_file(recordings), *together])
-    bridging = _bridging(named_groups, duplicates, places)
-    duplicates = [pair for pair in duplicates if pair.first not in bridging and pair.second not in bridging]
+    bridging = find_bridging(named_groups, duplicates, places)
+    duplicates = rehang(duplicates, places, bridging)
     groups = join_groups(named_groups, [(pair.first, pair.second) for pair in duplicates])
     flags = _duplicate_flags(recordings, duplicates)
     clips, numbers = [], []
@@ -133,68 +131,9 @@ def _same_file(recordings: Sequence[Found]) -> list[tuple[int, int]]:
     return [(first_of.setdefault(identity(item.path), number), number) for number, item in enumerate(recordings)]
 
 
-def _old_first(pair: Duplicate, places: Mapping[int, Place]) -> Duplicate:
-    """The pair with the recording of an earlier split first: the new one is its copy, whatever its name."""
-    if pair.second in places and pair.first not in places:
-        return replace(pair, first=pair.second, second=pair.first, offset=-pair.offset)
-    return pair
-
-
-def _bridging(groups: Sequence[str], duplicates: Sequence[Duplicate], places: Mapping[int, Place]) -> dict[int, str]:
-    """New recordings by which old ones of different parts would come into one group, with the reason to reject them.
-
-    Raises:
-        DataError: old recordings of one group lie in different places.
-    """
-    joined = Groups(groups)
-    for pair in duplicates:
-        if {pair.first, pair.second} <= places.keys():
-            joined.join(groups[pair.first], groups[pair.second])
-    place_of = _place_of(groups, joined, places)
-    reasons: dict[int, str] = {}
-    # First those that are themselves the same as recordings of two places, then whoever links two by way of others.
-    where: dict[int, set[Place]] = defaultdict(set)
-    for pair in duplicates:
-        for number, other in ((pair.first, pair.second), (pair.second, pair.first)):
-            known = (place_of.get(joined.find(groups[item])) for item in (number, other))
-            where[number].update(place for place in known if place is not None)
-    for number in where.keys() - places.keys():
-        if len(where[number]) > 1:
-            reasons[number] = f"the same sound is in {_names(where[number])} of the split to keep"
-    for pair in duplicates:
-        if not reasons.keys().isdisjoint((pair.first, pair.second)):
-            continue
-        old, new = (joined.find(groups[number]) for number in (pair.first, pair.second))
-        met = {place_of[group] for group in (old, new) if group in place_of}
-        if len(met) > 1:
-            reasons[pair.second] = f"by way of others the same sound is in {_names(met)} of the split to keep"
-        else:
-            joined.join(old, new)
-            place_of.update({joined.find(old): place for place in met})
-    return reasons
-
-
-def _place_of(groups: Sequence[str], joined: Groups, places: Mapping[int, Place]) -> dict[str, Place]:
-    """Where each group of an earlier split lies."""
-    where: dict[str, set[Place]] = defaultdict(set)
-    for number, place in places.items():
-        where[joined.find(groups[number])].add(place)
-    torn = {group: found for group, found in where.items() if len(found) > 1}
-    if torn:
-        group, found = next(iter(torn.items()))
-        raise DataError(
-            f"the split to keep has {len(torn)} groups in two places, such as {group} in {_names(found)}: "
-            f"`crycli prepare --check` shows them; split anew without --keep"
-        )
-    return {group: next(iter(found)) for group, found in where.items()}
-
-
-def _names(places: Iterable[Place]) -> str:
-    return " and ".join(sorted({part if fold is None else f"{part} (fold {fold})" for part, fold in places}))
-
-
 def _contradict(recordings: Sequence[Found], pair: Duplicate) -> bool:
-    return recordings[pair.first].label != recordings[pair.second].label
+    labels = {recordings[pair.first].label, recordings[pair.second].label}
+    return len(labels) > 1 and NO_LABEL not in labels
 
 
 def _duplicate_flags(
@@ -221,11 +160,10 @@ def _to_clip(
     config: Config,
 ) -> Clip:
     duration = window.measures.duration
-    # An excerpt of a CSV is decoded by itself: its clock starts with it.
-    begin = (window.start or 0.0) if item.start is None else 0.0
+    begin = (window.start or 0.0) - (item.start or 0.0)  # an excerpt is decoded by itself: its clock starts with it
     flags = {flag for flag, first, last in duplicate_flags if first < begin + duration and begin < last}
     flags.update(find_flags(window.measures, config.checks))
-    if probe.cut_short:
+    if probe.cut_short and window is probe.windows[-1]:
         flags.add("cut_short")
     return Clip(
         path=item.path,

@@ -163,8 +163,7 @@ def test_other_names_for_the_columns_are_known(tmp_path: Path) -> None:
     for part in ("train", "test"):
         record(tmp_path / f"{part}.wav", seed=len(part))
         table(tmp_path / f"{part}.csv", "filename,class", [f"{part}.wav,{part[0]}"])
-    with pytest.raises(DataError, match="no column label"):
-        check(tmp_path)
+    assert {clip.label for clips in check(tmp_path).parts.values() for clip in clips} == {"(no label)"}
     result = check_dataset([tmp_path], settings("data.label_by=column:class"))
     assert [clip.label for clips in result.parts.values() for clip in clips] == ["t", "t"]
     assert result.unreadable == []
@@ -216,7 +215,7 @@ def test_the_page_and_the_numbers_are_written(crycli: Command, tmp_path: Path) -
         file.write("wav/train0.wav,a\n")
     outcome = crycli("prepare", "--check", tmp_path / "data", "-o", tmp_path / "report")
     assert outcome.code == 1
-    assert sorted(path.name for path in (tmp_path / "report").iterdir()) == ["check.json", "report.html"]
+    assert sorted(path.name for path in (tmp_path / "report").iterdir()) == ["check.html", "check.json"]
     found = json.loads((tmp_path / "report" / "check.json").read_text())
     assert found["check"] is True
     assert found["command"] == f"crycli prepare --check {tmp_path / 'data'}"
@@ -227,7 +226,7 @@ def test_the_page_and_the_numbers_are_written(crycli: Command, tmp_path: Path) -
         "validation": 4,
         "test": 5,
     }
-    assert "20%" in (tmp_path / "report" / "report.html").read_text()
+    assert "20%" in (tmp_path / "report" / "check.html").read_text()
     before = (tmp_path / "report" / "check.json").read_bytes()
     assert crycli("prepare", "--check", tmp_path / "data", "-o", tmp_path / "report").code == 1  # it exists
     again = crycli("prepare", "--check", tmp_path / "data", "-o", tmp_path / "report", "--force")
@@ -321,3 +320,17 @@ def test_a_split_of_the_real_corpus_by_clip_is_caught(real_data: Path, crycli: C
     (row,) = [line.split() for line in outcome.out.splitlines() if line.startswith("test ")]
     assert row[:3] == ["test", str(leaked), str(len(result.parts["test"]))]
     assert outcome.err.splitlines()[-1].startswith("error: leakage: ")
+
+
+def test_the_folds_of_a_split_are_checked_beside_its_parts(tmp_path: Path) -> None:
+    for number in range(6):
+        record(tmp_path / f"baby-{number // 2}-{number}.wav", seed=number)
+    rows = [f"baby-{number // 2}-{number}.wav,low,{1 + number % 2}" for number in range(6)]
+    table(tmp_path / "train.csv", "path,label,fold", rows[:4])
+    table(tmp_path / "test.csv", "path,label,fold", rows[4:])
+    result = check_dataset([tmp_path], settings(r"data.group_by=baby-\d"))
+    assert {(leak.part, leak.other) for leak in result.leaks} == {("fold 2", "fold 1")}
+    assert result.leaked["fold 2"][0] == result.sizes["fold 2"] == 3
+    alone = check_dataset([tmp_path / "train.csv"], settings(r"data.group_by=baby-\d"))
+    assert set(alone.parts) == {"fold 1", "fold 2"}
+    assert alone.leaks

@@ -202,7 +202,7 @@ def test_results_go_to_standard_output_and_all_else_to_standard_error(
     title, header, *rows = outcome.out.splitlines()
     assert title.strip() == str(tmp_path / "data")
     assert header.split() == ["label", "clips", "groups", "minutes", "train", "validation", "test"]
-    assert [row.split()[:3] for row in rows] == [["high", "16", "8"], ["low", "16", "8"], ["all", "32", "8"]]
+    assert [row.split()[:3] for row in rows] == [["high", "16", "8"], ["low", "16", "8"], ["(all)", "32", "8"]]
     assert all(int(row.split()[1]) == sum(map(int, row.split()[4:])) for row in rows)
     assert outcome.err.splitlines() == [
         "No group is in two parts.",

@@ -151,7 +151,7 @@ def test_what_was_left_out_is_counted_and_the_rest_is_there(small: Path) -> None
     clip.unlink()
     for _ in ("first", "from the cache"):
         prepared = prepare_datasets(small, MINI)
-        assert prepared.unreadable == {clip: "no such file"}
+        assert prepared.unreadable == {audio.Excerpt(clip): "no such file"}
         assert len(prepared.parts["train"]) == len(read_manifest(small / "train.csv")) - 1
         assert not {len(row["input_values"]) for row in prepared.parts["train"]} & {0}
 
@@ -348,7 +348,8 @@ def test_a_window_beyond_the_end_is_left_out_and_the_others_of_the_recording_are
     data = write_windows(tmp_path / "data", [*WINDOWS, (7.0, 8.0)])
     for _ in ("first", "from the cache"):
         prepared = prepare_datasets(data, MINI)
-        assert set(prepared.unreadable) == {data / "high.flac", data / "low.flac"}
+        beyond = {audio.Excerpt(data / name, 7.0, 8.0) for name in ("high.flac", "low.flac")}
+        assert set(prepared.unreadable) == beyond
         assert len(prepared.parts["train"]) == 2 * len(WINDOWS)
 
 

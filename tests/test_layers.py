@@ -17,6 +17,7 @@ LEVELS = (
     ("manifest", "naming", "measures", "fingerprint", "metrics", "model", "pages", "predictions"),
     ("checkpoint", "scan", "probing", "splitting", "checks"),
     ("dataset", "inference", "duplicates"),
+    ("keeping",),
     ("survey",),
     ("datareport",),
     ("prepare", "checking", "training", "evaluation", "exporting", "synthesis"),

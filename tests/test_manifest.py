@@ -234,7 +234,6 @@ def test_windows_of_one_recording_without_a_group_are_one_group(tmp_path: Path) 
     [
         ("path\na.wav\n", "no column label"),
         ("label\nlow\n", "no column path"),
-        ("path;label\na.wav;low\n", "no column path and no column label"),
     ],
 )
 def test_a_missing_column_is_named_with_those_that_are_there(content: str, named: str, tmp_path: Path) -> None:

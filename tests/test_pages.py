@@ -248,8 +248,8 @@ def test_tables_stop_at_200_rows_and_say_how_many_more_there_are() -> None:
     report["confounds"] *= 1_000
     html = prepare_page(report)
     assert "and 99,800 more in rejected.csv" in html
-    assert html.count("and 99,800 more in prepare.json") == 2
-    assert "and 970 more in prepare.json" in html
+    assert html.count("and 99,800 more in the JSON file beside this page") == 2
+    assert "and 970 more in the JSON file beside this page" in html
     assert len(html) < 500_000
 
 

@@ -21,7 +21,7 @@ from conftest import cry, settings, write_cries
 
 from crycli.checking import check_dataset
 from crycli.errors import DataError, OutputError
-from crycli.manifest import PARTS, Clip, read_manifest
+from crycli.manifest import COLUMNS, PARTS, Clip, read_manifest
 from crycli.prepare import PrepareResult, prepare_dataset_csv
 
 UUID = "0A1B2C3D-0000-4000-8000-{:012d}"
@@ -927,7 +927,7 @@ def test_a_split_that_leaks_is_not_kept(tmp_path: Path) -> None:
     (tmp_path / "old" / "train.csv").write_text("".join(lines[:-1]))
     with (tmp_path / "old" / "test.csv").open("a") as file:
         file.write(lines[-1])
-    with pytest.raises(DataError, match=r"the split to keep has 1 group.* in .*test and train"):
+    with pytest.raises(DataError, match=r"the split to keep has groups in two places \(1 of them.* in test and train"):
         prepare(cries, tmp_path / "new", BY_BABY, keep=tmp_path / "old")
     assert not (tmp_path / "new" / "train.csv").exists()
 
@@ -1092,3 +1092,44 @@ def test_a_root_whose_name_is_no_utf_8_beside_a_good_one_is_rejected_and_the_goo
     assert outcome.code == 3
     assert len(rows_of(tmp_path / "data" / "rejected.csv")) == 4
     assert len(labels_in_manifests(tmp_path / "data")) == 12
+
+
+def test_copies_of_a_recording_that_bridges_two_parts_are_left_out_too(tmp_path: Path) -> None:
+    write_cries(tmp_path / "cries", babies=10)
+    cries = tmp_path / "cries"
+    for number in range(6):  # long enough to be told by an excerpt
+        record(cries / "low" / f"baby-{90 + number}-0.wav", seconds=4.0)
+    old = prepare(cries, tmp_path / "old", BY_BABY)
+    long = {part: next(clip.path for clip in clips if (clip.duration or 0) > 3) for part, clips in old.parts.items()}
+    both = np.concatenate([soundfile.read(long[part])[0] for part in ("train", "test")])
+    for name in ("zA", "zB", "zC"):
+        soundfile.write(cries / "low" / f"{name}.wav", both, 16_000)
+    result = prepare(cries, tmp_path / "new", BY_BABY, keep=tmp_path / "old")
+    assert {item.path.stem for item in result.rejected} == {"zA", "zB", "zC"}
+    assert all("test and train" in item.reason for item in result.rejected)
+
+
+def test_a_new_copy_hides_no_leak_of_the_split_to_keep(tmp_path: Path) -> None:
+    cries, old = grown(tmp_path)
+    leaked = old.parts["train"][0].path
+    with (tmp_path / "old" / "test.csv").open("a") as file:
+        file.write(f"{leaked.with_name('zz.wav')},low,zz" + "," * (len(COLUMNS) - 3) + "\n")
+    leaked.with_name("zz.wav").write_bytes(leaked.read_bytes())
+    leaked.with_name("aaa.wav").write_bytes(leaked.read_bytes())
+    with pytest.raises(DataError, match="groups in two places"):
+        prepare(cries, tmp_path / "new", BY_BABY, keep=tmp_path / "old")
+
+
+def test_force_replaces_no_csv_of_the_user(cries: Path, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train.csv").write_text("path,label\n")
+    with pytest.raises(OutputError, match="not written by"):
+        prepare(cries, tmp_path / "data", force=True)
+    assert (tmp_path / "data" / "train.csv").read_text() == "path,label\n"
+
+
+def test_clips_longer_than_training_uses_are_warned_of(cries: Path, tmp_path: Path) -> None:
+    short = prepare(cries, tmp_path / "a", BY_BABY)
+    long = prepare(cries, tmp_path / "b", BY_BABY, "data.max_seconds=0.65")
+    assert not any("data.max_seconds" in warning for warning in short.warnings)
+    assert any("24 clips are longer than data.max_seconds" in warning for warning in long.warnings)

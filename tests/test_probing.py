@@ -108,9 +108,10 @@ def test_the_blocks_in_which_a_recording_is_decoded_change_no_measure(
     assert found[0].audio_hash == found[1].audio_hash
 
 
-def test_an_excerpt_is_one_clip_whatever_the_windows(folder: Path) -> None:
-    found = probe(Excerpt(record(folder, 9.0), 2.0, 7.0), Windowing(1.0, 0.5, 0.5))
-    assert spans(found) == [(2.0, 7.0)]
+def test_an_excerpt_is_cut_into_windows_on_the_clock_of_the_recording(folder: Path) -> None:
+    excerpt = Excerpt(record(folder, 9.0), 2.0, 4.5)
+    assert spans(probe(excerpt, Windowing(None, None, 0.5))) == [(2.0, 4.5)]
+    assert spans(probe(excerpt, Windowing(1.0, 0.5, 0.5))) == [(2.0, 3.0), (2.5, 3.5), (3.0, 4.0), (3.5, 4.5)]
 
 
 def test_what_is_too_short_has_a_reason_and_no_clip(folder: Path) -> None:

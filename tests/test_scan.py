@@ -497,7 +497,6 @@ def test_quoted_line_feeds_and_commas_in_a_list_are_part_of_the_cell(tmp_path: P
 @pytest.mark.parametrize(
     ("content", "named"),
     [
-        ("path;label\na.wav;low\n", "commas"),
         ("path,name\na.wav,low\n", "no column label"),
         ("name,label\na.wav,low\n", "no column path"),
         ("path,label\na.wav,low,x\n", "cannot read"),
@@ -725,7 +724,7 @@ def test_the_map_applies_to_all_roots_and_to_their_own_labels(tmp_path: Path) ->
     assert Counter(labels(found).values()) == {"hungry": 3, "tired": 1}
 
 
-LABELS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0*"), min_size=1, max_size=3)
+LABELS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0* \t"), min_size=1, max_size=3)
 
 
 @given(
@@ -784,3 +783,25 @@ def test_a_label_is_one_in_whichever_unicode_form_its_folder_is_written(form: st
     name = unicodedata.normalize(form, "müde")
     item = only(look(fill(tmp_path, [f"{name}/a.wav"])))
     assert (item.label, item.path) == ("müde", tmp_path / name / "a.wav")
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_a_list_with_semicolons_or_tabs_is_read_as_well(separator: str, tmp_path: Path) -> None:
+    rows = ["path,label", '"a, b.wav",low', "c.wav, high "]
+    text = "\n".join(row.replace(",", separator, 1) if '"' not in row else f'"a, b.wav"{separator}low' for row in rows)
+    found = look(table(tmp_path / "list.csv", text + "\n")).found
+    assert [(item.path.name, item.label) for item in found] == [("a, b.wav", "low"), ("c.wav", "high")]
+
+
+def test_a_link_within_a_root_moves_no_recording_to_another_label(tmp_path: Path) -> None:
+    fill(tmp_path, "hungry/a.wav tired/b.wav")
+    (tmp_path / "hungry" / "link").symlink_to(Path("..") / "tired")
+    (tmp_path / "hungry" / "file.wav").symlink_to(Path("..") / "tired" / "b.wav")
+    found = look(tmp_path)
+    assert labels(found) == {"hungry/a.wav": "hungry", "tired/b.wav": "tired"}
+    assert any("reached twice" in warning for warning in found.warnings)
+
+
+def test_labels_that_differ_in_case_alone_are_warned_of(tmp_path: Path) -> None:
+    (warning,) = look(fill(tmp_path, "Hungry/a.wav hungry/b.wav tired/c.wav")).warnings
+    assert "'Hungry', 'hungry'" in warning
