@@ -8,8 +8,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
@@ -39,8 +40,14 @@ def map_ordered(function: Callable[[Item], Result], items: Iterable[Item], worke
     """
     workers = worker_count(workers)
     pool = ThreadPoolExecutor(workers)
+    waiting: deque[Future[Result]] = deque()
     try:
-        yield from _in_order(pool, function, items, IN_FLIGHT * workers)
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) >= IN_FLIGHT * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 
@@ -65,39 +72,35 @@ def map_processes(
     while done < len(items) and (workers == 1 or time.monotonic() - started < SECONDS_TO_START):
         yield function(items[done])
         done += 1
+    meanwhile = done  # as many as were done in that time are done here while the processes start
     while done < len(items):
         size = max(1, min(LARGEST_TASK, (len(items) - done) // (IN_FLIGHT * workers)))
         try:
-            for result in _in_processes(function, items[done:], workers, size):
+            for result in _in_processes(function, items[done:], workers, size, meanwhile):
                 yield result
                 done += 1
         except BrokenProcessPool:
             # One of the items at work then is to blame.
+            meanwhile = 0
             for result in _one_by_one(function, items[done : done + IN_FLIGHT * workers * size], crashed):
                 yield result
                 done += 1
 
 
-def _in_order(
-    pool: Executor, function: Callable[[Item], Result], items: Iterable[Item], in_flight: int
-) -> Iterator[Result]:
-    waiting: deque[Future[Result]] = deque()
-    for item in items:
-        waiting.append(pool.submit(function, item))
-        if len(waiting) >= in_flight:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
-
-
 def _in_processes(
-    function: Callable[[Item], Result], items: Sequence[Item], workers: int, size: int
+    function: Callable[[Item], Result], items: Sequence[Item], workers: int, size: int, meanwhile: int = 0
 ) -> Iterator[Result]:
-    """The results of items that are handed out `size` at a time."""
-    tasks = [items[first : first + size] for first in range(0, len(items), size)]
+    """The results of items that are handed out `size` at a time, but for the first ones, which are done here."""
+    tasks = iter([items[first : first + size] for first in range(meanwhile, len(items), size)])
     pool = _process_pool(workers)
+    each = _Each(function)
     try:
-        for results in _in_order(pool, _Each(function), tasks, IN_FLIGHT * workers):
+        waiting = deque(pool.submit(each, task) for task in islice(tasks, IN_FLIGHT * workers))
+        for item in items[:meanwhile]:
+            yield function(item)
+        while waiting:
+            results = waiting.popleft().result()
+            waiting.extend(pool.submit(each, task) for task in islice(tasks, 1))
             yield from results
     finally:
         pool.shutdown(kill_workers=True)
