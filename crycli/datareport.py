@@ -6,7 +6,7 @@ import json
 import math
 import shlex
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -158,7 +158,7 @@ def readable(text: str | Path) -> str:
     return str(text).encode("utf-8", "backslashreplace").decode()
 
 
-def _by(clips: Iterable[Clip], name: Any) -> dict[str, list[Clip]]:
+def _by(clips: Iterable[Clip], name: Callable[[Clip], str]) -> dict[str, list[Clip]]:
     """The clips by a name, sorted; those for which it is empty are left out."""
     found: dict[str, list[Clip]] = defaultdict(list)
     for clip in clips:
@@ -198,7 +198,7 @@ def _duplicates(survey: Survey, part_of: Sequence[str], output: Path) -> list[di
                 "offset": round(pair.offset, 3),
                 "seconds": round(pair.seconds, 3),
                 "labels": [item.label for item in items],
-                "contradiction": items[0].label != items[1].label,
+                "contradiction": survey.contradicts(pair),
                 "parts": [part_of[number] for number in (pair.first, pair.second)],
             }
         )
@@ -231,7 +231,7 @@ def _warn_of_flags(clips: Sequence[Clip]) -> list[str]:
 
 
 def _warn_of_contradictions(survey: Survey, output: Path) -> list[str]:
-    found = survey.contradictions()
+    found = [pair for pair in survey.duplicates if survey.contradicts(pair)]
     if not found:
         return []
     first, second = (survey.recordings[number] for number in (found[0].first, found[0].second))

@@ -1,4 +1,4 @@
-"""Recordings to train, validation and test CSVs with a report; and the same checks on other people's CSVs."""
+"""Recordings to train, validation and test CSVs, with a report on what could fool whoever trains on them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import Any
 
 from crycli.config import Config
 from crycli.datareport import build_report, counted, readable, render_report
-from crycli.duplicates import Duplicate
 from crycli.errors import DataError, OutputError
 from crycli.keeping import read_places
 from crycli.manifest import PARTS, Clip, manifest_text, rows_text
@@ -87,38 +86,19 @@ def prepare_dataset_csv(
         example = next(item.path for item in found.rejected if item.reason == reason)
         raise DataError(f"none of the {len(scanned.found)} recordings can be used: {reason}, such as {example}")
     clips, fold_warnings = _with_folds(found, config)
-    kept_parts = {group: part for group, (part, _) in found.places.items()}
-    try:
-        parts = split(clips, config.data.validation_share, config.data.test_share, config.data.seed, kept_parts)
-    except DataError as error:
-        if not found.duplicates:
-            raise
-        first, second = (found.recordings[number].path for number in _pair(found.duplicates[0]))
-        raise DataError(
-            f"{error}. Of the recordings {counted(len(found.duplicates), 'pair')} of the same sound and in one group, "
-            f"such as {first} and {second}: data.join_overlaps=false joins copies alone"
-        ) from None
+    parts = _split(found, clips, config)
     report = build_report(found, parts, [str(root) for root in roots], config, output)
     if gone:
         warnings.append(f"{counted(gone, 'recording')} of {keep} no longer used")
     if keep is not None:
         report["command"] += f" --keep {shlex.quote(readable(keep))}"
-    report["warnings"] = warnings = [*warnings, *fold_warnings, *report["warnings"]]
+    warnings += [*fold_warnings, *_warn_of_length(clips, config.data.max_seconds)]
+    report["warnings"] = warnings = [*warnings, *report["warnings"]]
     report["dropped"] = scanned.dropped
-    long = sum(1 for clip in clips if (clip.duration or 0.0) > config.data.max_seconds)
-    if long:
-        warnings.append(
-            f"{counted(long, 'clip')} longer than data.max_seconds ({config.data.max_seconds:g} s): training uses the "
-            f"beginning alone; --window cuts recordings into clips"
-        )
     for warning in warnings:
         logger.warning("%s", warning)
     _write(output, parts, report, render_report(report, found, parts, config))
     return PrepareResult(parts, found.rejected, warnings, report)
-
-
-def _pair(duplicate: Duplicate) -> tuple[int, int]:
-    return duplicate.first, duplicate.second
 
 
 def _refuse_foreign(output: Path) -> None:
@@ -126,6 +106,32 @@ def _refuse_foreign(output: Path) -> None:
     foreign = [name for name in OUR_FILES if (output / name).exists()]
     if foreign and not (output / "prepare.json").is_file():
         raise OutputError(f"{output / foreign[0]} was not written by `crycli prepare`: name another output")
+
+
+def _split(found: Survey, clips: Sequence[Clip], config: Config) -> dict[str, list[Clip]]:
+    """The clips by part, around those of an earlier split."""
+    kept = {group: part for group, (part, _) in found.places.items()}
+    try:
+        return split(clips, config.data.validation_share, config.data.test_share, config.data.seed, kept)
+    except DataError as error:
+        if not found.duplicates:
+            raise
+        pair = found.duplicates[0]
+        raise DataError(
+            f"{error}. {counted(len(found.duplicates), 'pair')} of the same sound and in one group, such as "
+            f"{found.recordings[pair.first].path} and {found.recordings[pair.second].path}: "
+            f"data.join_overlaps=false joins copies alone"
+        ) from None
+
+
+def _warn_of_length(clips: Sequence[Clip], max_seconds: float) -> list[str]:
+    long = sum(1 for clip in clips if (clip.duration or 0.0) > max_seconds)
+    if not long:
+        return []
+    return [
+        f"{counted(long, 'clip')} longer than data.max_seconds ({max_seconds:g} s): training uses the beginning alone; "
+        f"--window cuts recordings into clips"
+    ]
 
 
 def _with_folds(found: Survey, config: Config) -> tuple[list[Clip], list[str]]:

@@ -62,9 +62,9 @@ class Survey:
     groups: list[str]
     places: dict[str, Place]
 
-    def contradictions(self) -> list[Duplicate]:
-        """The pairs of the same sound that bear different labels."""
-        return [pair for pair in self.duplicates if _contradict(self.recordings, pair)]
+    def contradicts(self, pair: Duplicate) -> bool:
+        """Whether the two recordings bear different labels."""
+        return _contradict(self.recordings, pair)
 
 
 def survey(
