@@ -43,7 +43,7 @@ LANDMARK_BITS = 32
 LARGEST_BUCKET = 1_000  # of one hash, each landmark is paired with so many later ones
 LEAST_VOTES = 2
 OFFSETS = 3  # of a pair, verified: the ones with the most votes
-SLICE = 4_000_000  # collisions or words in memory at a time, about 50 bytes each
+SLICE = 1_000_000  # collisions or words in memory at a time, about 50 bytes each
 
 # Shares of wrong bits, measured on 457 DonateACry and 400 ESC-10 clips:
 #   copies, 95th percentile: MP3 at 32 kbit/s 0.05 and 0.14, Opus at 24 kbit/s 0.11 and 0.23, AMR-NB at 12.2 kbit/s
