@@ -5,35 +5,23 @@ from __future__ import annotations
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from crycli import audio, checks
 from crycli.checks import Leak
 from crycli.config import Config
-from crycli.datareport import build_report, render_report, reproduce
+from crycli.datareport import build_report, leak_entries, render_report, reproduce
 from crycli.duplicates import join_groups
 from crycli.errors import DataError
-from crycli.manifest import PATH_COLUMNS, Clip, path_column, read_table, read_times, resolve_path
+from crycli.manifest import PART_OF, PATH_COLUMNS, Clip, path_column, read_table, read_times, resolve_path
 from crycli.naming import naming_rule
 from crycli.outputs import claim_folder, json_text, refuse_existing, settle, write_together
 from crycli.progress import OnStep, silent
 from crycli.scan import Found, column_of
 from crycli.survey import NO_LABEL, Rejected, Survey, survey
 
-PART_OF = {
-    "train": "train",
-    "training": "train",
-    "validation": "validation",
-    "valid": "validation",
-    "val": "validation",
-    "dev": "validation",
-    "test": "test",
-    "testing": "test",
-    "eval": "test",
-}
-"""What other people call the parts."""
 PART_COLUMNS = ("split", "part", "subset", "set")
 
 
@@ -100,7 +88,8 @@ def check_dataset(
         }
     )
     found = survey([row.found for row in rows], settings, together=_named_alike(rows), on_step=on_step)
-    parts = _parts(rows, _clips(found, found.groups))
+    clips = _clips(found, found.groups)
+    parts = _parts(rows, clips)
     part_of = [row.part for row in rows]
     report = build_report(found, parts, [str(path) for path in data], settings, output or Path.cwd(), part_of)
     unreadable = len(found.rejected)
@@ -111,10 +100,10 @@ def check_dataset(
     sizes = {part: len(some) for part, some in parts.items()}
     if all(row.fold for row in rows) and len({row.fold for row in rows}) > 1:
         by_fold = [replace(row, part=f"fold {row.fold}") for row in rows]
-        leaks += checks.leakage(_parts(by_fold, _clips(found, found.groups)))
+        leaks += checks.leakage(_parts(by_fold, clips))
         leaked |= {part: counts for part, counts in _leaked(by_fold, found).items() if counts[0]}
         sizes |= Counter(row.part for row in by_fold)
-        report["leakage"] = [asdict(leak) | {"share": leak.share} for leak in leaks]
+        report["leakage"] = leak_entries(leaks)
     result = CheckResult(parts, sizes, leaks, leaked, found.rejected, report["warnings"], report)
     if output is not None:
         claim_folder(output, force=force)

@@ -32,7 +32,6 @@ MEASURES = (
     "silent_share",
     "dc_offset",
 )
-PLAYER_SECONDS = 10.0
 DURATION_BINS = 20
 
 
@@ -94,7 +93,7 @@ def build_report(
             }
             for found in confounds
         ],
-        "leakage": [asdict(leak) | {"share": leak.share} for leak in leaks],
+        "leakage": leak_entries(leaks),
         "detectable": [
             asdict(found) for part in held_out if (found := checks.detectable(part, labelled[part])) is not None
         ],
@@ -109,6 +108,11 @@ def build_report(
             {"path": _path(item.path, output), "start": item.start, "reason": item.reason} for item in survey.rejected
         ],
     }
+
+
+def leak_entries(leaks: Iterable[checks.Leak]) -> list[dict[str, Any]]:
+    """Leaks as the dictionary holds them."""
+    return [asdict(leak) | {"share": leak.share} for leak in leaks]
 
 
 def reproduce(roots: Sequence[str], config: Config, *, check: bool = False) -> str:
@@ -243,7 +247,7 @@ def _warn_of_contradictions(survey: Survey, output: Path) -> list[str]:
 
 def _beginning(clip: Clip) -> Excerpt:
     start = clip.start or 0.0
-    return Excerpt(clip.path, start, min(start + PLAYER_SECONDS, clip.end if clip.end is not None else math.inf))
+    return Excerpt(clip.path, start, min(start + pages.PLAYER_SECONDS, clip.end if clip.end is not None else math.inf))
 
 
 def _media(excerpt: Excerpt) -> dict[str, str] | None:

@@ -17,6 +17,18 @@ if TYPE_CHECKING:
     import pandas as pd
 
 PARTS = ("train", "validation", "test")
+PART_OF = {
+    "train": "train",
+    "training": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "test": "test",
+    "testing": "test",
+    "eval": "test",
+}
+"""What other people call the parts."""
 PATH_COLUMNS = ("path", "file_name", "filename", "file")
 """The column with the recordings: crycli's own name for it, and what other tools and corpora call it."""
 FLAG_SEPARATOR = "+"

@@ -9,11 +9,9 @@ from functools import lru_cache
 
 from crycli.config import COLUMN_RULE
 
-DONATEACRY_PHONE = re.compile(r"(?P<uuid>[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12})-\d{9}")
-DONATEACRY_NAME = re.compile(
-    r"(?P<uuid>[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12})"
-    r"-(?P<epoch>\d+)-[\d.]+-(?P<gender>[a-z]+)-(?P<age>\d+)-(?P<reason>[a-z]{2})$"
-)
+UUID = r"(?P<uuid>[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12})"
+DONATEACRY_PHONE = re.compile(UUID + r"-\d{9}")
+DONATEACRY_NAME = re.compile(UUID + r"-(?P<epoch>\d+)-[\d.]+-(?P<gender>[a-z]+)-(?P<age>\d+)-(?P<reason>[a-z]{2})$")
 """<uuid of the app's installation>-<epoch>-<app version>-<gender>-<age>-<reason>: an upload of the DonateACry app."""
 
 DONATEACRY_REASONS = {

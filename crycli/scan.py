@@ -14,12 +14,11 @@ from pathlib import Path
 from crycli import audio
 from crycli.config import COLUMN_RULE, DataConfig
 from crycli.errors import DataError
-from crycli.manifest import COLUMNS, path_column, read_table, read_times, resolve_path
+from crycli.manifest import COLUMNS, PART_OF, path_column, read_table, read_times, resolve_path
 from crycli.naming import Named, by_known_name, naming_rule
 from crycli.outputs import settle
 from crycli.progress import OnStep, Step, silent
 
-PART_NAMES = frozenset({"train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval"})
 BLANKS = " \t"
 OTHERS = "*"  # in data.label_map: every label that it does not name
 
@@ -352,7 +351,7 @@ def _refuse_labels(found: Sequence[Found], roots: Sequence[Root]) -> None:
         raise DataError(
             f"no labels in {names}: put the recordings of each label in a subfolder of that name (or see data.label_by)"
         )
-    if {label.casefold() for label in labels} <= PART_NAMES:
+    if {label.casefold() for label in labels} <= PART_OF.keys():
         examples = [path for root in roots for label in sorted(labels) if (path := root.path / label).is_dir()]
         way_out = (
             f"give each as a root of its own, such as {examples[0]}"
