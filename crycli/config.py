@@ -11,10 +11,19 @@ import re
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_origin
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 
 from crycli.errors import ConfigError
@@ -44,6 +53,16 @@ def _is_a_word(value: object) -> object:
 
 
 Label = Annotated[str, BeforeValidator(_is_a_word), Field(min_length=1)]
+
+
+def _ascends(value: list[float]) -> list[float]:
+    if value[0] > value[1]:
+        raise ValueError("must be [lowest, highest]")
+    return value
+
+
+Range = Annotated[list[float], Field(min_length=2, max_length=2), AfterValidator(_ascends)]
+"""[lowest, highest]."""
 
 
 def _expression(value: str, rules: tuple[str, ...]) -> re.Pattern[str] | None:
@@ -92,7 +111,8 @@ class DataConfig(Section):
     min_seconds: float = Field(default=0.5, ge=SHORTEST_SECONDS)
     """Shorter recordings are rejected."""
     max_seconds: float = Field(default=10.0, ge=SHORTEST_SECONDS)
-    """Training uses the first so many seconds; longer recordings are predicted in windows of this length."""
+    """Training takes a part of so many seconds, another one in each epoch, of what is longer; validation, eval and
+    predict take it in windows of this length."""
     seed: int = Field(default=0, ge=0, le=HIGHEST_SEED)
     """Another seed gives another split."""
 
@@ -156,12 +176,52 @@ class ModelConfig(Section):
 
     backbone: str = Field(default="facebook/wav2vec2-base-100k-voxpopuli", min_length=1)
     """A hub name, a folder with a wav2vec2 checkpoint, or mini: a small one of crycli's own, from random weights."""
-    pooling: Literal["mean", "sum", "max"] = "mean"
-    """How the frames of a clip become one vector; padding never counts."""
+    pooling: Literal["mean", "sum", "max", "attention", "mean_std"] = "mean"
+    """How the frames of a clip become one vector: mean, sum, max, attention (learned weights), mean_std (mean and
+    standard deviation); padding never counts."""
+    layers: Literal["last", "weighted"] = "last"
+    """What is pooled: the last layer, or a learned weighted sum of all."""
     final_dropout: float = Field(default=0.1, ge=0.0, lt=1.0)
     """Dropout in the classification head."""
     freeze: Literal["auto", "none", "encoder", "backbone"] = "auto"
-    """What is not trained: nothing, the convolutions, all but the head; auto: none for mini, encoder otherwise."""
+    """What is not trained: none, the convolutions (encoder), all but the head (backbone: what it says about each clip
+    is then computed once and kept); auto: none for mini, encoder otherwise."""
+    lora_rank: Annotated[int, Field(ge=1)] | None = None
+    """Train low-rank adapters of this rank in place of the backbone's weights (pip install crycli[lora]); they are
+    merged into the saved model. null: none."""
+
+
+class AugmentConfig(Section):
+    """Changes to the clips while training, other ones in each epoch; never in validation or test."""
+
+    probability: float = Field(default=0.5, ge=0.0, le=1.0)
+    """How likely each of the following, from gain_db to polarity, is for a clip (pip install crycli[augment])."""
+    gain_db: float = Field(default=0.0, ge=0.0, le=60.0)
+    """Up to so many dB louder or softer. Networks that normalise each clip do not notice."""
+    shift_seconds: float = Field(default=0.0, ge=0.0)
+    """Up to so many seconds earlier or later; what is shifted out is lost, what comes in is silence."""
+    noise_snr_db: Range | None = None
+    """White noise at a signal-to-noise ratio drawn from [lowest, highest] dB; null: none."""
+    background: Annotated[str, Field(min_length=1)] | None = None
+    """A folder of recordings that are mixed in, such as of homes and streets."""
+    background_snr_db: Range = [3.0, 20.0]
+    """The signal-to-noise ratio at which they are, from [lowest, highest] dB."""
+    low_pass_hz: Range | None = None
+    """Nothing above a frequency drawn from [lowest, highest] Hz, as in phone recordings; null: not at all."""
+    speed: float = Field(default=0.0, ge=0.0, le=0.5)
+    """Up to this share faster or slower, at the same pitch."""
+    pitch_semitones: float = Field(default=0.0, ge=0.0, le=12.0)
+    """Up to so many semitones higher or lower."""
+    polarity: bool = False
+    """Turn the waveform upside down."""
+    mixup: float = Field(default=0.0, ge=0.0)
+    """Mix each clip with another one, label and all, in a proportion from Beta(mixup, mixup); 0: not at all."""
+    time_mask: Annotated[float, Field(ge=0.0, lt=1.0)] | Literal["auto"] = "auto"
+    """SpecAugment: share of the frames that are masked; auto: as the backbone's own configuration says."""
+    feature_mask: Annotated[float, Field(ge=0.0, lt=1.0)] | Literal["auto"] = "auto"
+    """SpecAugment: share of the features that are masked; auto: as the backbone's own configuration says."""
+    short_clips: Literal["pad", "repeat"] = "pad"
+    """Clips below data.max_seconds: padded, which never counts, or repeated up to it."""
 
 
 class TrainConfig(Section):
@@ -172,19 +232,80 @@ class TrainConfig(Section):
     batch_size: int = Field(default=8, ge=1)
     """Clips in one forward pass."""
     gradient_accumulation: int = Field(default=1, ge=1)
-    """Forward passes per update: the effective batch is batch_size times this."""
+    """Forward passes per update: the effective batch is batch_size times this, times the processes."""
+    group_by_length: bool = True
+    """Batch clips of like length, so that little is padded."""
+    class_weights: Literal["none", "balanced", "effective"] | dict[Label, Annotated[float, Field(gt=0.0)]] = "balanced"
+    """What a clip's error weighs: none; balanced, each label the same in all; effective, by the effective number of
+    clips, between the two; or a weight for each label."""
+    sampling: Literal["shuffled", "balanced"] = "shuffled"
+    """The clips of an epoch: each once, or as many drawn with every label as likely (set class_weights to none)."""
+    focal_gamma: float = Field(default=0.0, ge=0.0)
+    """Focal loss: the higher, the less a clip weighs that is answered right already; 0: cross entropy."""
+    label_smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Share of each label that is spread over all of them."""
+    logit_adjustment: float = Field(default=0.0, ge=0.0)
+    """Adds so much of the logarithm of each label's share to its logit while training; 0: off, 1: as published."""
     learning_rate: Annotated[float, Field(gt=0.0, lt=1.0)] | Literal["auto"] = "auto"
-    """Peak learning rate; auto: 0.001 for mini, 0.00003 for a pretrained backbone."""
+    """Peak learning rate; auto: 0.001 for mini and for a head alone, 0.00003 for a pretrained backbone."""
+    backbone_rate: float = Field(default=1.0, gt=0.0, le=1.0)
+    """The backbone's learning rate, as a share of the head's."""
+    unfreeze_layers: int = Field(default=0, ge=0)
+    """Gradual unfreezing: the head alone in the first epoch, so many more of the last layers in each further one; 0:
+    all from the start."""
+    schedule: Literal["linear", "cosine"] = "linear"
+    """How the learning rate falls after its peak."""
     warmup_share: float = Field(default=0.1, ge=0.0, lt=1.0)
     """Share of the updates over which the learning rate rises."""
     weight_decay: float = Field(default=0.01, ge=0.0)
     """Decoupled weight decay of AdamW."""
     precision: Annotated[Literal["auto", "no", "fp16", "bf16"], BeforeValidator(_no_is_a_word)] = "auto"
     """Mixed precision; auto: bf16 or fp16 on a GPU that has it, no on a CPU."""
+    select_by: Literal["macro_f1", "balanced_accuracy", "macro_auc"] = "macro_f1"
+    """The score on the validation part that chooses the epoch whose weights are kept."""
+    patience: Annotated[int, Field(ge=1)] | None = None
+    """Stop after so many epochs without a better score; null: never."""
+    checkpoint_minutes: float = Field(default=10.0, gt=0.0)
+    """A checkpoint is written after each epoch, and within one after so many minutes."""
     keep_checkpoints: int = Field(default=2, ge=2)
     """Checkpoints kept on disk, the best among them."""
     seed: int = Field(default=0, ge=0, le=HIGHEST_SEED)
     """Another seed gives other starting weights and another order of the clips."""
+
+
+class Interval(Section):
+    """Numbers from which a search draws."""
+
+    low: float
+    """The lowest."""
+    high: float
+    """The highest."""
+    log: bool = False
+    """Draw the logarithm evenly."""
+    whole: bool = False
+    """Whole numbers alone."""
+
+    @model_validator(mode="after")
+    def _holds_numbers(self) -> Self:
+        if self.low >= self.high:
+            raise ValueError("low must be below high")
+        if self.log and self.low <= 0:
+            raise ValueError("log needs a low above 0")
+        return self
+
+
+class SearchConfig(Section):
+    """What `crycli train --search N` tries."""
+
+    space: dict[str, list[Any] | Interval] = {
+        "train.learning_rate": Interval(low=1e-5, high=3e-3, log=True),
+        "train.weight_decay": Interval(low=1e-4, high=0.1, log=True),
+        "train.class_weights": ["none", "balanced", "effective"],
+        "train.label_smoothing": [0.0, 0.1],
+        "model.pooling": ["mean", "max", "attention", "mean_std"],
+        "model.final_dropout": [0.1, 0.3, 0.5],
+    }
+    """For each setting its values, or {low: ..., high: ..., log: true, whole: true}."""
 
 
 class EvalConfig(Section):
@@ -219,8 +340,12 @@ class Config(Section):
     """What `crycli prepare` flags in clips and warns of in a dataset."""
     model: ModelConfig = ModelConfig()
     """The network."""
+    augment: AugmentConfig = AugmentConfig()
+    """Changes to the clips while training, other ones in each epoch; never in validation or test."""
     train: TrainConfig = TrainConfig()
     """Fine-tuning."""
+    search: SearchConfig = SearchConfig()
+    """What `crycli train --search N` tries."""
     eval: EvalConfig = EvalConfig()
     """Evaluation."""
     predict: PredictConfig = PredictConfig()
@@ -332,7 +457,12 @@ def _parse_value(path: str, text: str) -> object:
     if not isinstance(value, list | dict):
         return value
     field = _field(path.split("."))
-    return value if field is not None and get_origin(field.annotation) in (list, dict) else text
+    return value if field is not None and _takes(field.annotation, type(value)) else text
+
+
+def _takes(annotation: Any, kind: type) -> bool:
+    """Whether a field's type, or one of its alternatives, is a list or a dictionary, as `kind` says."""
+    return kind in (annotation, get_origin(annotation)) or any(_takes(part, kind) for part in get_args(annotation))
 
 
 def _field(key: Sequence[str]) -> FieldInfo | None:
@@ -359,9 +489,9 @@ def _put(values: dict[str, Any], path: str, value: object) -> None:
 
 
 def _distinct(error: ValidationError) -> list[dict[str, Any]]:
-    """The problems, one a key: a union reports once for each of its members."""
+    """The problems, one a key: a union reports once for each of its members, of which the one that got furthest counts."""
     problems: dict[tuple[str, ...], dict[str, Any]] = {}
-    for problem in error.errors():
+    for problem in sorted(error.errors(), key=lambda problem: -len(problem["loc"])):
         problems.setdefault(_key(problem["loc"]), dict(problem))
     return list(problems.values())
 
@@ -439,10 +569,16 @@ def to_yaml(config: Config) -> str:
             lines.append(f"{name}:")
             for inner, inner_field in type(value).model_fields.items():
                 lines += [f"  {line}" for line in _comment(inner_field.description)]
-                lines.append(f"  {inner}: {_scalar(getattr(value, inner))}")
+                lines += _setting(inner, value.model_dump()[inner])
         else:
             lines.append(f"{name}: {_scalar(value)}")
     return "\n".join(lines) + "\n"
+
+
+def _setting(name: str, value: object) -> list[str]:
+    if isinstance(value, dict) and value and all(isinstance(entry, list | dict) for entry in value.values()):
+        return [f"  {name}:", *(f"    {key}: {_scalar(entry)}" for key, entry in value.items())]
+    return [f"  {name}: {_scalar(value)}"]
 
 
 def _comment(description: str | None) -> list[str]:
@@ -451,7 +587,7 @@ def _comment(description: str | None) -> list[str]:
 
 def _scalar(value: object) -> str:
     return (
-        yaml.dump(value, Dumper=_Dumper, width=1000, allow_unicode=True, default_flow_style=True)
+        yaml.dump(value, Dumper=_Dumper, width=1000, allow_unicode=True, default_flow_style=True, sort_keys=False)
         .removesuffix("\n")
         .removesuffix("\n...")
     )
