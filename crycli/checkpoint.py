@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from crycli import __version__
 from crycli.audio import HIGHEST_RATE, LOWEST_RATE, SAMPLE_RATE
-from crycli.config import SHORTEST_SECONDS, Config
+from crycli.config import SHORTEST_SECONDS, AugmentConfig, Config
 from crycli.errors import CheckpointError
 
 if TYPE_CHECKING:
     from transformers import Wav2Vec2FeatureExtractor
 
-    from crycli.model import Wav2Vec2ForSpeechClassification
+    from crycli.model import SpeechClassification
 
 MINI = "mini"
 MINI_ARCHITECTURE: dict[str, Any] = {
@@ -45,8 +45,14 @@ MINI_ARCHITECTURE: dict[str, Any] = {
     "activation_dropout": 0.0,
 }
 
-PLAIN_TYPE, OWN_TYPE = "wav2vec2", "crycli_wav2vec2"
-HEAD = "classifier."  # the prefix of the head's weights
+BACKBONES = ("wav2vec2", "hubert", "wavlm", "data2vec-audio", "unispeech-sat")
+"""The keys of `model.FAMILIES`, once more: to ask there takes the seconds in which torch is imported."""
+OWN_TYPE = "crycli_"  # what the model_type of a classifier has before its backbone's
+INEXACT = {
+    "add_adapter": "has an adapter, which mixes padding in",
+    "conv_pos_batch_norm": "has batch norm over its positions, which mixes padding in",
+}
+"""What the configuration of a backbone turns on whose answers would depend on the padding."""
 HUB_NAME = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 HUB_SECONDS = 3.5  # without a network the libraries' own retries take 23 s
 
@@ -88,6 +94,8 @@ def find_classifier(name: str, *, offline: bool = False) -> Classifier:
     if not path.is_dir():
         state = "is a file" if path.exists() else "does not exist"
         raise CheckpointError(f"{name} {state}: give a run of `crycli train`, its model folder, or an exported bundle")
+    if (path / "folds.json").is_file():
+        raise CheckpointError(f"{path} is a cross-validation: give one of its folds, such as {path / 'fold-1'}")
     if (path / "model.onnx").is_file():
         return _describe_bundle(path)
     for folder in (path / "model", path):
@@ -100,10 +108,10 @@ def find_classifier(name: str, *, offline: bool = False) -> Classifier:
 
 def _describe_model_folder(folder: Path) -> Classifier:
     content = read_json(folder / "config.json")
-    kind = content.get("model_type")
-    if kind == PLAIN_TYPE:
+    kind = str(content.get("model_type"))
+    if kind in BACKBONES:
         raise CheckpointError(f"{folder} is a bare {kind} backbone, not a classifier: train one from it first")
-    if kind != OWN_TYPE:
+    if kind not in {OWN_TYPE + backbone for backbone in BACKBONES}:
         raise CheckpointError(f"{folder} holds a model of type {kind}: crycli uses the ones that `crycli train` makes")
     problem = content.get("problem_type") or "single_label_classification"
     if problem != "single_label_classification":
@@ -175,7 +183,7 @@ def locate_backbone(config: Config) -> Path | None:
     """The folder of the configured backbone, downloaded where need be; None for mini, which has none.
 
     Raises:
-        CheckpointError: it is missing, out of reach, or no wav2vec2 checkpoint.
+        CheckpointError: it is missing, out of reach, of no family that crycli knows, or mixes padding in.
     """
     name = config.model.backbone
     if name == MINI:
@@ -189,13 +197,15 @@ def locate_backbone(config: Config) -> Path | None:
     elif (folder / "model" / "config.json").is_file():
         folder = folder / "model"
     if not (folder / "config.json").is_file():
-        raise CheckpointError(f"model.backbone: {folder} has no config.json: it is not a wav2vec2 checkpoint")
+        raise CheckpointError(f"model.backbone: {folder} has no config.json: it is no checkpoint")
     content = read_json(folder / "config.json")
-    kind = content.get("model_type")
-    if kind not in (PLAIN_TYPE, OWN_TYPE):
-        raise CheckpointError(f"model.backbone: {name} is a {kind} model; crycli takes wav2vec2 checkpoints")
-    if content.get("add_adapter"):
-        raise CheckpointError(f"model.backbone: {name} has an adapter, which mixes padding in: use one without")
+    kind = str(content.get("model_type"))
+    if kind.removeprefix(OWN_TYPE) not in BACKBONES:
+        known = ", ".join(BACKBONES)
+        raise CheckpointError(f"model.backbone: {name} is a {kind} model; crycli takes checkpoints of {known}")
+    for setting, flaw in INEXACT.items():
+        if content.get(setting):
+            raise CheckpointError(f"model.backbone: {name} {flaw}: use one without")
     return folder
 
 
@@ -217,11 +227,11 @@ def load_feature_extractor(folder: Path | None) -> Wav2Vec2FeatureExtractor:
 
 def build_model(
     config: Config, folder: Path | None, labels: list[str], sample_rate: int = SAMPLE_RATE
-) -> Wav2Vec2ForSpeechClassification:
+) -> SpeechClassification:
     """A network to be trained: the backbone's weights and a head from the seed, `train.seed`.
 
     Args:
-        config: `model` and `train.seed` are used.
+        config: `model`, SpecAugment in `augment`, `data.min_seconds`, `data.max_seconds` and `train.seed` are used.
         folder: from `locate_backbone`.
         labels: in the order of the logits.
         sample_rate: Hz, of the samples that the network takes.
@@ -231,7 +241,7 @@ def build_model(
     """
     import torch
 
-    from crycli.model import SpeechClassificationConfig, Wav2Vec2ClassificationHead, Wav2Vec2ForSpeechClassification
+    from crycli.model import SpeechClassificationConfig, Wav2Vec2ForSpeechClassification
 
     quiet_libraries()
     settings: dict[str, Any] = {
@@ -240,28 +250,55 @@ def build_model(
         "num_labels": len(labels),
         "problem_type": "single_label_classification",
         "pooling_mode": config.model.pooling,
+        "layer_mode": config.model.layers,
         "final_dropout": config.model.final_dropout,
         "window_seconds": config.data.max_seconds,
         "backbone": config.model.backbone,
         "crycli_version": __version__,
     }
+    applied = folder is None or bool(read_json(folder / "config.json").get("apply_spec_augment", True))
+    settings |= _spec_augment(config.augment, applied)
     torch.manual_seed(config.train.seed)
+    model: SpeechClassification
     if folder is None:
         model = Wav2Vec2ForSpeechClassification(SpeechClassificationConfig(**MINI_ARCHITECTURE, **settings))
     else:
         model = _load_weights(folder, safetensors_only=False, **settings)
         # The head is new even where the folder holds a classifier: its labels may be others, or in another order.
         torch.manual_seed(config.train.seed)
-        model.classifier = Wav2Vec2ClassificationHead(model.config)
-        model.classifier.apply(model._init_weights)
-    # SpecAugment raises where its masks are longer than a clip.
-    shortest: Any = round(config.data.min_seconds * sample_rate)
-    frames: Any = model._get_feat_extract_output_lengths(shortest)
-    model.config.mask_time_length = max(1, min(model.config.mask_time_length, int(frames)))
+        model.reset_head()
+    # SpecAugment raises where its masks are longer than a clip, or than the features are many.
+    network: Any = model.config
+    frames = model.count_frames(round(config.data.min_seconds * sample_rate))
+    network.mask_time_length = max(1, min(network.mask_time_length, frames))
+    network.mask_feature_length = min(network.mask_feature_length, network.hidden_size)
     return model
 
 
-def load_model(folder: Path) -> Wav2Vec2ForSpeechClassification:
+def _spec_augment(augment: AugmentConfig, applied: bool) -> dict[str, Any]:
+    """The settings of a network for SpecAugment (Park et al. 2019), where its own are not to be kept.
+
+    transformers masks spans of mask_time_length frames, share * frames / mask_time_length of them and
+    mask_time_min_masks at least, drawn anew for each clip; likewise for features. Spans may overlap, so that the share
+    is what is masked at most, and the least number would go beyond it: two spans are 40% of a second.
+
+    Args:
+        augment: the wanted shares.
+        applied: whether the network's own configuration has SpecAugment switched on.
+    """
+    wanted = {"time": augment.time_mask, "feature": augment.feature_mask}
+    if set(wanted.values()) == {"auto"}:
+        return {}
+    settings: dict[str, Any] = {"apply_spec_augment": True}
+    for axis, share in wanted.items():
+        if share != "auto":
+            settings |= {f"mask_{axis}_prob": share, f"mask_{axis}_min_masks": 0}
+        elif not applied:
+            settings[f"mask_{axis}_prob"] = 0.0  # the other one alone is wanted
+    return settings
+
+
+def load_model(folder: Path) -> SpeechClassification:
     """A trained network from its model folder, ready to classify.
 
     Raises:
@@ -273,19 +310,20 @@ def load_model(folder: Path) -> Wav2Vec2ForSpeechClassification:
     return model
 
 
-def _load_weights(folder: Path, *, safetensors_only: bool, **settings: Any) -> Wav2Vec2ForSpeechClassification:
+def _load_weights(folder: Path, *, safetensors_only: bool, **settings: Any) -> SpeechClassification:
     from pickle import UnpicklingError
 
     import torch
     from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
-    from crycli.model import Wav2Vec2ForSpeechClassification
+    from crycli.model import FAMILIES
 
+    family = FAMILIES[read_json(folder / "config.json")["model_type"].removeprefix(OWN_TYPE)]
     try:
         # float32: transformers would otherwise keep a half-precision checkpoint in half precision. Backbones of
         # 2021 come as pytorch_model.bin alone, which torch reads with its restricted loader: tensors, no code.
-        loaded: Any = Wav2Vec2ForSpeechClassification.from_pretrained(
+        loaded: Any = family.from_pretrained(
             folder,
             dtype=torch.float32,
             output_loading_info=True,
@@ -305,11 +343,13 @@ def _load_weights(folder: Path, *, safetensors_only: bool, **settings: Any) -> W
         StrictDataclassError,
     ) as error:
         raise CheckpointError(f"cannot load the weights in {folder}: {_first_line(error)}") from None
-    model: Wav2Vec2ForSpeechClassification
+    model: SpeechClassification
     model, report = loaded
     lacking = set(report["missing_keys"]) | {str(key[0]) for key in report["mismatched_keys"]}
     if not safetensors_only:
-        lacking = {key for key in lacking if not key.startswith(HEAD)}
+        # The head is to be made; what stands for masked frames too, where the backbone was made without masks.
+        backbone, mask = f"{model.base_model_prefix}.", ".masked_spec_embed"
+        lacking = {key for key in lacking if key.startswith(backbone) and not key.endswith(mask)}
     if lacking:
         raise CheckpointError(
             f"the weights in {folder} do not fit its config.json: {len(lacking)} are missing or of another shape, "
@@ -318,9 +358,7 @@ def _load_weights(folder: Path, *, safetensors_only: bool, **settings: Any) -> W
     return model
 
 
-def save_model_folder(
-    model: Wav2Vec2ForSpeechClassification, extractor: Wav2Vec2FeatureExtractor, folder: Path
-) -> None:
+def save_model_folder(model: SpeechClassification, extractor: Wav2Vec2FeatureExtractor, folder: Path) -> None:
     """Write a complete model folder, replacing an older one only once the new one is whole."""
     temporary = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)

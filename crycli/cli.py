@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
 import typer
 
 from crycli import __version__
-from crycli.errors import CrycliError
+from crycli.errors import CrycliError, TrainingError
+from crycli.parallel import process_count, process_rank
 
 if TYPE_CHECKING:
     from crycli.config import Config
@@ -78,7 +79,9 @@ def command(function: Callable[..., Any]) -> Callable[..., Any]:
             function(*args, **kwargs)
         except CrycliError as error:
             console.trace()
-            console.error(str(error))
+            # Of several processes of one training, all meet the same errors, but for those of the training itself.
+            if process_rank() == 0 or isinstance(error, TrainingError):
+                console.error(str(error))
             raise typer.Exit(FAILED) from None
         except KeyboardInterrupt:
             console.error("interrupted: what was finished is kept")
@@ -126,7 +129,8 @@ def main_options(
     """From folders of infant-cry recordings to a classifier that is evaluated honestly."""
     from crycli import console
 
-    console.setup(verbose=verbose, quiet=quiet)
+    # Of several processes of one training, the first one speaks.
+    console.setup(verbose=verbose, quiet=quiet or process_rank() > 0)
 
 
 def _show_version(value: bool) -> None:
@@ -271,9 +275,16 @@ def train(
     batch_size: Annotated[int | None, typer.Option(help="Clips in one forward pass.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
     backbone: Annotated[str | None, typer.Option(help="A hub name, a wav2vec2 folder, or mini.")] = None,
-    pooling: Annotated[str | None, typer.Option(help="mean, sum or max.")] = None,
+    pooling: Annotated[str | None, typer.Option(help="mean, sum, max, attention or mean_std.")] = None,
     seed: Annotated[int | None, typer.Option(help="Another seed, another start.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in RUN.")] = False,
+    folds: Annotated[int | None, typer.Option(min=2, help="Cross-validate: a run for each of so many folds.")] = None,
+    search: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Try N combinations of settings from search.space.")
+    ] = None,
+    preview: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Write N clips as training hears them into RUN; no training.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where RUN broke off.")] = False,
     config: ConfigFile = None,
     assignments: Assignments = None,
     force: Force = False,
@@ -285,6 +296,9 @@ def train(
 
     if resume and force:
         raise typer.BadParameter("goes on with a run, and --force replaces it: give one of them", param_hint="--resume")
+    chosen = [f"--{name}" for name, value in (("folds", folds), ("search", search), ("preview", preview)) if value]
+    if len(chosen) > 1:
+        raise typer.BadParameter(f"and {chosen[1]} are different things to do: give one of them", param_hint=chosen[0])
     if resume and config is None and (output / "config.yaml").is_file():
         config = output / "config.yaml"
     settings = _config(
@@ -299,17 +313,42 @@ def train(
     )
     if not resume:
         refuse_existing(output, force=force)
+    if preview is not None:
+        _preview(data, output, settings, preview, force=force)
+        return
+    if process_count() > 1:
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # each process would warn of what concerns nobody
     locate_backbone(settings)  # what can fail at once does so before the seconds that the next import takes
     console.note("loading the training library ...")
-    from crycli import training
-
     try:
-        with console.progress() as on_step:
-            trainer = training.train(data, output, settings, resume=resume, force=force, on_step=on_step)
+        if folds is not None:
+            unreadable = _cross_validate(data, output, settings, folds, resume=resume, force=force)
+        elif search is not None:
+            unreadable = _search(data, output, settings, search, resume=resume, force=force)
+        else:
+            unreadable = _train(data, output, settings, resume=resume, force=force)
     except KeyboardInterrupt:
-        console.note(f"`crycli train {data} -o {output} --resume` goes on from the last whole epoch.")
+        again = shlex.join(["crycli", "train", str(data), "-o", str(output), *_mode(folds, search), "--resume"])
+        console.note(f"`{again}` goes on from the last checkpoint.")
         raise
-    best = training.best_epoch(trainer.state)
+    if unreadable:
+        console.note(f"{unreadable} recordings could not be read and were left out.", "yellow")
+        raise typer.Exit(INCOMPLETE)
+
+
+def _mode(folds: int | None, search: int | None) -> list[str]:
+    given = {"--folds": folds, "--search": search}
+    return [part for flag, value in given.items() if value is not None for part in (flag, str(value))]
+
+
+def _train(data: Path, output: Path, settings: Config, *, resume: bool, force: bool) -> int:
+    """Train once; returns how many recordings could not be read."""
+    from crycli import console
+    from crycli.training import best_epoch, train
+
+    with console.progress() as on_step:
+        trainer = train(data, output, settings, resume=resume, force=force, on_step=on_step)
+    best = best_epoch(trainer.state)
     if not console.is_quiet():
         console.table(
             str(output),
@@ -322,9 +361,18 @@ def train(
                 ("model", str(output / "model")),
             ],
         )
-    if trainer.prepared.unreadable:
-        console.note(f"{len(trainer.prepared.unreadable)} recordings could not be read and were left out.", "yellow")
-        raise typer.Exit(INCOMPLETE)
+        console.note("These scores chose the epoch, so they flatter; `crycli eval` on the test part gives honest ones.")
+    return len(trainer.prepared.unreadable)
+
+
+def _preview(data: Path, output: Path, settings: Config, count: int, *, force: bool) -> None:
+    """Write clips as training hears them."""
+    from crycli import console
+    from crycli.preview import write_preview
+
+    with console.progress() as on_step:
+        files = write_preview(data, output, settings, count, force=force, on_step=on_step)
+    console.note(f"Listen to {len(files)} files in {output}, and look at {output / 'sheet.png'}.")
 
 
 @command

@@ -235,11 +235,13 @@ class TrainConfig(Section):
     """Forward passes per update: the effective batch is batch_size times this, times the processes."""
     group_by_length: bool = True
     """Batch clips of like length, so that little is padded."""
-    class_weights: Literal["none", "balanced", "effective"] | dict[Label, Annotated[float, Field(gt=0.0)]] = "balanced"
+    class_weights: Literal["auto", "none", "balanced", "effective"] | dict[Label, Annotated[float, Field(gt=0.0)]] = (
+        "auto"
+    )
     """What a clip's error weighs: none; balanced, each label the same in all; effective, by the effective number of
-    clips, between the two; or a weight for each label."""
+    clips, between the two; a weight for each label; auto: balanced, unless sampling or logit_adjustment balance."""
     sampling: Literal["shuffled", "balanced"] = "shuffled"
-    """The clips of an epoch: each once, or as many drawn with every label as likely (set class_weights to none)."""
+    """The clips of an epoch: each once, or as many drawn with every label as likely."""
     focal_gamma: float = Field(default=0.0, ge=0.0)
     """Focal loss: the higher, the less a clip weighs that is answered right already; 0: cross entropy."""
     label_smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
@@ -247,7 +249,8 @@ class TrainConfig(Section):
     logit_adjustment: float = Field(default=0.0, ge=0.0)
     """Adds so much of the logarithm of each label's share to its logit while training; 0: off, 1: as published."""
     learning_rate: Annotated[float, Field(gt=0.0, lt=1.0)] | Literal["auto"] = "auto"
-    """Peak learning rate; auto: 0.001 for mini and for a head alone, 0.00003 for a pretrained backbone."""
+    """Peak learning rate; auto: 0.001 for mini and for a head alone, 0.0003 with LoRA, 0.00003 for a pretrained
+    backbone."""
     backbone_rate: float = Field(default=1.0, gt=0.0, le=1.0)
     """The backbone's learning rate, as a share of the head's."""
     unfreeze_layers: int = Field(default=0, ge=0)
@@ -489,7 +492,7 @@ def _put(values: dict[str, Any], path: str, value: object) -> None:
 
 
 def _distinct(error: ValidationError) -> list[dict[str, Any]]:
-    """The problems, one a key: a union reports once for each of its members, of which the one that got furthest counts."""
+    """The problems, one a key: of those of a union's members, that of the one that got furthest."""
     problems: dict[tuple[str, ...], dict[str, Any]] = {}
     for problem in sorted(error.errors(), key=lambda problem: -len(problem["loc"])):
         problems.setdefault(_key(problem["loc"]), dict(problem))

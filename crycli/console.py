@@ -11,7 +11,7 @@ import logging
 import sys
 import time
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from rich.box import SIMPLE_HEAD
@@ -35,6 +35,7 @@ from crycli.progress import OnStep, Step, silent
 
 SECONDS_BETWEEN_LINES = 10.0
 SECONDS_WORTH_A_LINE = 1.0
+NARROWEST_CELL = 7  # characters
 PIPE_WIDTH = 10_000  # columns: no table in a pipe is folded or cut
 
 
@@ -170,6 +171,7 @@ class _Bars:
             transient=True,
         )
         self._tasks: dict[str, tuple[TaskID, int]] = {}
+        self._rows = _Rows()
 
     def __enter__(self) -> _Bars:
         self._progress.start()
@@ -179,6 +181,9 @@ class _Bars:
         self._progress.stop()
 
     def show(self, step: Step) -> None:
+        if step.row is not None:
+            self._rows.show(step.row)
+            return
         task, done = self._tasks.get(step.name, (None, 0))
         if task is not None and step.done < done:  # the step begins anew
             self._progress.remove_task(task)
@@ -194,8 +199,12 @@ class _Lines:
         self._started: dict[str, float] = {}
         self._shown: dict[str, float] = {}
         self._done: dict[str, int] = {}
+        self._rows = _Rows()
 
     def show(self, step: Step) -> None:
+        if step.row is not None:
+            self._rows.show(step.row)
+            return
         now = time.monotonic()
         if step.name not in self._started or step.done < self._done[step.name]:
             self._started[step.name] = self._shown[step.name] = now
@@ -205,6 +214,23 @@ class _Lines:
         if (finished and elapsed > SECONDS_WORTH_A_LINE) or now - self._shown[step.name] > SECONDS_BETWEEN_LINES:
             self._shown[step.name] = now
             _errors.print(escape(_line(step, elapsed)))
+
+
+class _Rows:
+    """A table that grows: its header once, then a line for each row, above the live bars where there are any."""
+
+    def __init__(self) -> None:
+        self._header: tuple[str, ...] = ()
+
+    def show(self, row: Mapping[str, str]) -> None:
+        if tuple(row) != self._header:
+            self._header = tuple(row)
+            self._print({name: name for name in row}, "bold")
+        self._print(row, "")
+
+    def _print(self, row: Mapping[str, str], style: str) -> None:
+        cells = [f"{cell:>{max(len(name), NARROWEST_CELL)}}" if name else cell for name, cell in row.items()]
+        _errors.print(escape("  ".join(cells).rstrip()), style=style)
 
 
 def _line(step: Step, seconds: float) -> str:

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from crycli import __version__
+from crycli.audio import SHORTEST_SAMPLES
 from crycli.checkpoint import Classifier, find_classifier, load_model
 from crycli.config import Config
 from crycli.errors import CheckpointError
-from crycli.inference import onnx_network, softmax, torch_network
+from crycli.inference import Array, onnx_network, softmax, torch_network
 from crycli.outputs import claim_folder, refuse_existing, write_json
 from crycli.progress import OnStep, Step, silent
 
@@ -125,16 +127,18 @@ def _trace(folder: Path, file: Path, opset: int) -> None:
 
 
 def _largest_difference(classifier: Classifier, file: Path) -> float:
-    """Over noise of several lengths, each alone and all in one padded batch."""
+    """Over noise from the shortest clip to a whole window, each alone, and all but the window in one padded batch."""
     checkpoint = torch_network(classifier.folder, "cpu")
     bundle = onnx_network(file, len(classifier.labels))
     generator = np.random.default_rng(0)
-    lengths = [round(seconds * classifier.sample_rate) for seconds in (0.5, 1.37, 3.0)]
-    values = np.zeros((len(lengths), max(lengths)), np.float32)
-    mask = np.zeros(values.shape, np.int64)
-    for row, length in enumerate(lengths):
-        values[row, :length] = generator.standard_normal(length)
-        mask[row, :length] = 1
-    batches = [(values, mask)]
-    batches += [(values[row : row + 1, :length], mask[row : row + 1, :length]) for row, length in enumerate(lengths)]
+    rate = classifier.sample_rate
+    lengths = [SHORTEST_SAMPLES, *(round(seconds * rate) for seconds in (0.5, 1.37, 3.0))]
+    window = round(classifier.window_seconds * rate)  # the longest clip that the bundle will see
+    batches = [_noise(lengths, generator), *(_noise([length], generator) for length in (*lengths, window))]
     return max(float(np.abs(softmax(checkpoint(*batch)) - softmax(bundle(*batch))).max()) for batch in batches)
+
+
+def _noise(lengths: list[int], generator: np.random.Generator) -> tuple[Array, npt.NDArray[np.int64]]:
+    """Values and mask, (clips, samples), of clips with so many samples, padded with zeros."""
+    mask = (np.arange(max(lengths)) < np.array(lengths)[:, None]).astype(np.int64)
+    return (generator.standard_normal(mask.shape) * mask).astype(np.float32), mask

@@ -32,6 +32,16 @@ def worker_count(workers: int) -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def process_rank() -> int:
+    """The number of this process among those that torchrun or accelerate started for one training, from 0."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def process_count() -> int:
+    """How many processes were started for one training."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def map_ordered(function: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
     """Apply a function to each item in threads and yield the results in the order of the items.
 

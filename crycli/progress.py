@@ -1,6 +1,6 @@
 """How library code reports progress, without knowing who shows it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 
@@ -14,6 +14,7 @@ class Step:
         total: units in all; None where that is not known.
         unit: what is counted, in the plural.
         detail: a few words on the state, such as the loss.
+        row: what is to stay on view of a finished unit, column to cell; a table grows from these.
     """
 
     name: str
@@ -21,6 +22,7 @@ class Step:
     total: int | None = None
     unit: str = "clips"
     detail: str = ""
+    row: Mapping[str, str] | None = None
 
 
 OnStep = Callable[[Step], None]

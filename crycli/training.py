@@ -1,14 +1,13 @@
-"""Fine-tuning with the Hugging Face Trainer: the one module that uses it."""
+"""A dataset and a configuration to a trained model in a run's folder."""
 
 from __future__ import annotations
 
-import hashlib
-import json
+import gc
+import io
 import logging
-import re
-import shutil
 import time
-import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,156 +15,75 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from safetensors import SafetensorError, safe_open
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from PIL import Image
+from torch import nn
+from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations.integration_utils import TensorBoardCallback
-from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_utils import PredictionOutput
 
-from crycli import __version__, metrics
+from crycli import __version__, embeddings, metrics
 from crycli.checkpoint import MINI, build_model, locate_backbone, quiet_libraries, read_json, save_model_folder
-from crycli.config import Config, flatten, load_config, to_yaml
-from crycli.dataset import DataCollatorCTCWithPadding, PreparedData, prepare_datasets
-from crycli.errors import CheckpointError, ConfigError, DataError, TrainingError
-from crycli.inference import pick_device, softmax
-from crycli.manifest import write_rows
-from crycli.model import Wav2Vec2ForSpeechClassification
-from crycli.outputs import claim_folder, make_folder, refuse_existing, write_json, write_text
-from crycli.progress import OnStep, Step, silent
-
-RUN_FILES = ("model", "checkpoints", "logs", "config.yaml", "metrics.json", "history.csv")
-
-LEARNING_RATES = {"mini": 1e-3, "pretrained": 3e-5}
-"""For `train.learning_rate: auto`: from scratch, and for fine-tuning as in wav2vec 2.0 (arXiv 2006.11477)."""
-
-HISTORY_COLUMNS = (
-    "epoch",
-    "step",
-    "train_loss",
-    "learning_rate",
-    "validation_loss",
-    "validation_accuracy",
-    "validation_balanced_accuracy",
-    "validation_macro_f1",
+from crycli.config import Config, to_yaml
+from crycli.curves import draw_curves
+from crycli.dataset import (
+    DataCollatorCTCWithPadding,
+    PreparedData,
+    TrainingClips,
+    Windows,
+    prepare_datasets,
+    window_length,
 )
+from crycli.dropout import speed_up_dropout
+from crycli.errors import ConfigError, TrainingError
+from crycli.figures import draw_confusion
+from crycli.inference import pick_device
+from crycli.lora import add_lora, merge_lora
+from crycli.losses import ClassificationLoss, log_prior_of_labels, weights_of_labels
+from crycli.manifest import write_rows
+from crycli.model import SpeechClassification
+from crycli.outputs import claim_folder, make_folder, refuse_existing, write_bytes, write_json, write_text
+from crycli.parallel import process_count, process_rank, worker_count
+from crycli.progress import OnStep, silent
+from crycli.resuming import newest_checkpoint, refuse_other_clips, refuse_other_settings, write_clips
+from crycli.sampling import ClipSampler
+from crycli.trainer import HISTORY_COLUMNS, CTCTrainer, OnEpoch, Task, Unfreezing, best_epoch, history
 
-RESUMABLE_CHANGES = frozenset({"workers", "device", "offline", "train.keep_checkpoints"})
-"""Settings that do not change what is learnt; sections other than data, model and train do not either."""
+RUN_FILES = ("model", "checkpoints", "logs", "config.yaml", "metrics.json", "history.csv", "curves.png")
 
-CHECKPOINT_NAME = re.compile(r"checkpoint-(\d+)")
+LEARNING_RATES = {"fresh": 1e-3, "lora": 3e-4, "pretrained": 3e-5}
+"""For `train.learning_rate: auto`: from scratch; adapters, as in LoRA (arXiv 2106.09685); fine-tuning, as in wav2vec
+2.0 (arXiv 2006.11477)."""
+
+MOST_LOADERS = 8  # processes that prepare batches; more only wait
+NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
+"""How torch says, in a plain RuntimeError, that the CPU's memory is used up."""
 
 logger = logging.getLogger(__name__)
 
 
-class CTCTrainer(Trainer):
-    """The Trainer for clips: padded batches with masks, validation scores, crycli's progress instead of prints.
+@dataclass(frozen=True)
+class Setup:
+    """What a run works with.
 
     Attributes:
-        prepared: the data it was made with, recordings left out among them.
-        latest_loss: of the last batch, a scalar still on the device.
+        output: the run's folder.
+        config: the configuration.
+        backbone: the folder of its weights; None for mini.
+        prepared: the clips.
+        device: torch's name for it.
+        precision: "no", "fp16" or "bf16".
+        on_step: told of the progress.
+        on_epoch: told each row of the history; training stops where it returns False.
     """
 
-    def __init__(
-        self, model: Wav2Vec2ForSpeechClassification, args: TrainingArguments, prepared: PreparedData, on_step: OnStep
-    ) -> None:
-        self.prepared = prepared
-        self.latest_loss: torch.Tensor | None = None
-        super().__init__(
-            model=model,
-            args=args,
-            data_collator=DataCollatorCTCWithPadding(prepared.feature_extractor),
-            train_dataset=prepared.parts["train"],
-            eval_dataset=prepared.parts["validation"],
-            processing_class=prepared.feature_extractor,
-            compute_metrics=self._score,
-        )
-        self.remove_callback(PrinterCallback)
-        self.add_callback(_ProgressCallback(self, on_step))
-
-    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """One forward and backward pass; keeps the loss for the progress display."""
-        self.latest_loss = super().training_step(*args, **kwargs).detach()
-        return self.latest_loss
-
-    def _score(self, prediction: transformers.EvalPrediction) -> dict[str, float]:
-        logits, truth = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
-        if not np.isfinite(logits).all():
-            raise TrainingError(
-                f"the network's answers are no longer numbers after {self.state.global_step} updates: lower "
-                f"train.learning_rate (it is {self.args.learning_rate:g}) and start anew"
-            )
-        report = metrics.score(self.prepared.labels, truth, softmax(logits))
-        return {
-            "accuracy": report.accuracy,
-            "balanced_accuracy": report.balanced_accuracy,
-            "macro_f1": report.macro_f1,
-            # The best epoch has the best macro-F1; equal ones, common on small sets, differ by their log loss.
-            "selection": report.macro_f1 - 1e-9 * report.log_loss,
-        }
-
-
-class _ProgressCallback(TrainerCallback):
-    """Tells `on_step` of every update, logs a line an epoch."""
-
-    def __init__(self, trainer: CTCTrainer, on_step: OnStep) -> None:
-        self._trainer = trainer
-        self._on_step = on_step
-        self._score = ""
-        self._loss = ""
-        self._loss_at = 0.0
-        self._validated = 0
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        loss = self._trainer.latest_loss
-        # Once a second: reading the loss waits for the GPU.
-        if loss is not None and time.monotonic() - self._loss_at > 1.0:
-            self._loss_at = time.monotonic()
-            self._loss = f"loss {float(loss):.3f}"
-        epochs = int(args.num_train_epochs)
-        clips = len(self._trainer.prepared.parts["train"])
-        epoch = min(int(state.epoch or 0) + 1, epochs)
-        parts = [f"epoch {epoch}/{epochs}", self._loss, self._score]
-        done = round((state.epoch or 0.0) * clips)
-        self._on_step(Step("train", done, epochs * clips, detail=", ".join(part for part in parts if part)))
-
-    def on_prediction_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        total = len(self._trainer.prepared.parts["validation"])
-        self._validated = min(self._validated + args.eval_batch_size, total)
-        self._on_step(Step("validate", self._validated, total))
-
-    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        self._validated = 0
-        rows = history(state)
-        if not rows:
-            return
-        row = rows[-1]
-        self._score = f"validation macro-F1 {row['validation_macro_f1']:.3f}"
-        loss = row["train_loss"]
-        logger.info(
-            "epoch %d/%d: loss %s, validation loss %.3f, balanced accuracy %.3f, macro-F1 %.3f",
-            row["epoch"],
-            int(args.num_train_epochs),
-            "-" if loss is None else f"{loss:.3f}",
-            row["validation_loss"],
-            row["validation_balanced_accuracy"],
-            row["validation_macro_f1"],
-        )
-        write_history(Path(str(args.output_dir)).parent / "history.csv", rows)
-
-
-@dataclass(frozen=True)
-class WeightCounts:
-    """How many weights a network has, and how many of them are trained."""
-
-    total: int
-    trained: int
-
-
-def count_weights(model: torch.nn.Module) -> WeightCounts:
-    """Count a network's weights."""
-    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
-    return WeightCounts(sum(size for size, _ in sizes), sum(size for size, trained in sizes if trained))
+    output: Path
+    config: Config
+    backbone: Path | None
+    prepared: PreparedData
+    device: str
+    precision: str
+    on_step: OnStep
+    on_epoch: OnEpoch | None
 
 
 def train(
@@ -176,11 +94,13 @@ def train(
     resume: bool = False,
     force: bool = False,
     on_step: OnStep = silent,
+    on_epoch: OnEpoch | None = None,
 ) -> CTCTrainer:
     """Fine-tune a classifier.
 
-    Writes into `output`: model/ (complete, the epoch with the best validation macro-F1), checkpoints/, logs/
-    (TensorBoard), config.yaml, metrics.json and history.csv.
+    Writes into `output`: model/ (complete, the epoch with the best validation score), checkpoints/, logs/
+    (TensorBoard), config.yaml, metrics.json, history.csv and curves.png. Where several processes are started for it
+    (torchrun, accelerate launch), they share the clips of each update, and the first one writes.
 
     Args:
         data: a folder that `prepare_dataset_csv` wrote.
@@ -190,58 +110,218 @@ def train(
             are those of an uninterrupted run.
         force: replace an earlier run.
         on_step: told of the progress.
+        on_epoch: told each row of the history; training stops after an epoch for which it returns False.
 
     Returns:
         The trainer, with the best weights loaded.
 
     Raises:
-        DataError: the data cannot be used.
+        DataError: the data cannot be used, or a resumed run was begun with others.
         CheckpointError: the backbone is missing or damaged.
         ConfigError: the machine cannot do what is configured, or a resumed run was begun with other settings.
-        TrainingError: the loss is no longer a number.
+        TrainingError: the loss is no longer a number, or the memory does not hold a single clip.
         OutputError: the output exists and neither `resume` nor `force` is given, or it cannot be written.
     """
     config = config or Config()
-    if resume:
-        _refuse_changes(output, config, data)
-    else:
-        refuse_existing(output, force=force)
+    first = process_rank() == 0
+    if first:
+        _refuse(output, config, resume=resume, force=force)
     device = pick_device(config.device)
     precision = resolve_precision(config.train.precision, device)
     quiet_libraries()
     backbone = locate_backbone(config)
-    prepared = prepare_datasets(data, config, parts=("train", "validation"), on_step=on_step)
-    model = build_model(config, backbone, prepared.labels, prepared.feature_extractor.sampling_rate)
-    _freeze(model, config)
+    arguments = _arguments(config, output, device, precision)
+    with arguments.main_process_first(desc="decoding"):
+        prepared = prepare_datasets(data, config, parts=("train", "validation"), on_step=on_step if first else silent)
+        if first:
+            _begin(output, config, prepared, resume=resume, force=force)
+    setup = Setup(output, config, backbone, prepared, device, precision, on_step if first else silent, on_epoch)
+    started = time.monotonic()
+    trainer, network = _fit(setup, resume=resume)
+    with _inputs_of(network.classifier) as pooled:
+        rows: Any = trainer.task.validation
+        answers = trainer.predict(rows)
+    if first:
+        if process_count() == 1:
+            _write_projection(output / "logs", torch.cat(pooled), trainer)
+        _finish(trainer, network, setup, answers, time.monotonic() - started)
+    return trainer
+
+
+def _refuse(output: Path, config: Config, *, resume: bool, force: bool) -> None:
+    """Raise before any work where the output may not be written."""
+    if resume:
+        refuse_other_settings(output, config)
+    else:
+        refuse_existing(output, force=force)
+
+
+def _begin(output: Path, config: Config, prepared: PreparedData, *, resume: bool, force: bool) -> None:
+    """Claim the run's folder and write down what the run begins with."""
+    checkpoints = output / "checkpoints"
     if resume:
         make_folder(output)
+        refuse_other_clips(checkpoints, prepared)
     else:
         claim_folder(output, force=force, owned=RUN_FILES)
     write_text(output / "config.yaml", to_yaml(config))
-    make_folder(output / "checkpoints")
-    write_json(output / "checkpoints" / "data.json", _data_key(data))
-    trainer = CTCTrainer(model, _arguments(config, output, device, precision), prepared, on_step)
-    trainer.add_callback(TensorBoardCallback(_tensorboard_writer(output / "logs")))
-    counts = count_weights(model)
-    logger.info(
-        "%s: %s weights, %s of them trained; %d clips, %s, precision %s",
-        config.model.backbone,
-        f"{counts.total:,}",
-        f"{counts.trained:,}",
-        len(prepared.parts["train"]),
-        device,
-        precision,
-    )
-    newest = newest_checkpoint(output / "checkpoints") if resume else None
+    make_folder(checkpoints)
+    write_clips(checkpoints, prepared)
+
+
+def _fit(setup: Setup, *, resume: bool) -> tuple[CTCTrainer, SpeechClassification]:
+    """Train, with smaller batches and more of them an update where the memory runs out."""
+    batch, accumulation = setup.config.train.batch_size, setup.config.train.gradient_accumulation
+    while True:
+        try:
+            return _attempt(setup, batch, accumulation, resume=resume)
+        except RuntimeError as error:  # torch.OutOfMemoryError is one
+            if not _out_of_memory(error):
+                raise
+        if batch == 1 or process_count() > 1:
+            raise TrainingError(
+                f"out of memory with a batch of {batch}: lower train.batch_size or data.max_seconds, "
+                "freeze the backbone (model.freeze), or take a smaller one"
+            )
+        smaller = next(size for size in range(batch // 2, 0, -1) if batch % size == 0)
+        batch, accumulation, resume = smaller, accumulation * batch // smaller, True
+        logger.warning(
+            "out of memory: going on from the last checkpoint with batches of %d, of which %d make an update",
+            batch,
+            accumulation,
+        )
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in NO_MEMORY)
+
+
+def _attempt(setup: Setup, batch: int, accumulation: int, *, resume: bool) -> tuple[CTCTrainer, SpeechClassification]:
+    """One try at the training, from the newest checkpoint where `resume` says so."""
+    config, prepared = setup.config, setup.prepared
+    network = build_model(config, setup.backbone, prepared.labels, prepared.feature_extractor.sampling_rate)
+    _freeze(network, config)
+    if config.model.lora_rank is not None:
+        add_lora(network, config.model.lora_rank)
+    if setup.device == "cpu":
+        speed_up_dropout(network)
+    trained, task = _task(network, setup, batch * accumulation * process_count())
+    loaders = 0
+    if isinstance(task.training, TrainingClips) and (task.training.active or setup.device == "cuda"):
+        loaders = min(worker_count(config.workers), MOST_LOADERS)
+    arguments = _arguments(config, setup.output, setup.device, setup.precision, batch, accumulation, loaders)
+    trainer = CTCTrainer(trained, arguments, task, config, setup.on_step, setup.on_epoch)
+    if arguments.process_index == 0:
+        writer = _tensorboard_writer(setup.output / "logs")
+        trainer.add_callback(TensorBoardCallback(writer))
+        trainer.add_callback(_EpochFiles(trainer, setup.output, writer))
+    if config.train.unfreeze_layers:
+        trainer.add_callback(Unfreezing(network, config.train.unfreeze_layers))
+    if config.train.patience is not None:
+        trainer.add_callback(EarlyStoppingCallback(config.train.patience))
+    _describe(setup, network, trained)
+    newest = _checkpoint(setup.output) if resume else None
+    if newest is not None and _stopped_early(newest):
+        arguments.num_train_epochs = read_json(newest / "trainer_state.json")["epoch"]
+    trainer.train(resume_from_checkpoint=str(newest) if newest is not None else None)
+    return trainer, network
+
+
+def _describe(setup: Setup, network: nn.Module, trained: nn.Module) -> None:
+    if process_rank() == 0:
+        logger.info(
+            "%s: %s weights, %s of them trained; %s clips, %s, precision %s",
+            setup.config.model.backbone,
+            f"{_size(network):,}",
+            f"{_size(trained, trained=True):,}",
+            f"{len(setup.prepared.parts['train']):,}",
+            setup.device,
+            setup.precision,
+        )
+
+
+def _checkpoint(output: Path) -> Path | None:
+    newest = newest_checkpoint(output / "checkpoints")
     if newest is not None:
         logger.info("going on from %s", newest)
-    elif resume:
+    else:
         logger.info("no checkpoint in %s yet: starting from the beginning", output)
-    started = time.monotonic()
-    trainer.train(resume_from_checkpoint=str(newest) if newest is not None else None)
-    save_model_folder(model, prepared.feature_extractor, output / "model")
-    _write_metrics(trainer, model, output, config, device, precision, time.monotonic() - started)
-    return trainer
+    return newest
+
+
+def _stopped_early(checkpoint: Path) -> bool:
+    """Whether the run had decided to stop when it wrote a checkpoint; the Trainer would go on for another epoch."""
+    callbacks = read_json(checkpoint / "trainer_state.json").get("stateful_callbacks", {})
+    return bool(callbacks.get("TrainerControl", {}).get("args", {}).get("should_training_stop"))
+
+
+def _task(network: SpeechClassification, setup: Setup, batch: int) -> tuple[nn.Module, Task]:
+    """What is trained, and on what: the network on clips, or the head alone on what the backbone says about them."""
+    config, prepared = setup.config, setup.prepared
+    clips = prepared.parts["train"]
+    labels = np.asarray(clips["labels"][:])
+    extractor = prepared.feature_extractor
+    sampler = ClipSampler(
+        labels.tolist(),
+        np.minimum(clips["length"][:], window_length(config, extractor)).tolist(),
+        batch,
+        seed=config.train.seed,
+        balanced=config.train.sampling == "balanced",
+        group_by_length=config.train.group_by_length,
+    )
+    loss = _loss(config, prepared.labels, np.bincount(labels, minlength=len(prepared.labels)))
+    rows = TrainingClips(prepared, config)
+    if effective_freeze(config) == "backbone":
+        reason = _why_not_embedded(network, rows)
+        if not reason:
+            return _embedded_task(network, setup, loss, sampler)
+        logger.info("the frozen backbone is run anew in each epoch: %s", reason)
+    validation = Windows(prepared.parts["validation"], extractor, window_length(config, extractor))
+    collate = DataCollatorCTCWithPadding(extractor)
+    return network, Task(prepared, rows, validation, collate, loss, sampler)
+
+
+def _why_not_embedded(network: SpeechClassification, rows: TrainingClips) -> str:
+    """Why what the backbone says cannot be computed once; empty where it can."""
+    if rows.active:
+        return "augment changes the clips"
+    if not network.embeddable:
+        layers = (
+            f"the {network.config.layer_mode} layers" if network.config.layer_mode == "weighted" else "the last layer"
+        )
+        return f"{network.config.pooling_mode} pooling of {layers} is learnt from every frame"
+    return ""
+
+
+def _embedded_task(
+    network: SpeechClassification, setup: Setup, loss: ClassificationLoss, sampler: ClipSampler
+) -> tuple[nn.Module, Task]:
+    train, validation = (
+        embeddings.embed_part(network, setup.prepared, part, setup.config, setup.device, setup.precision, setup.on_step)
+        for part in ("train", "validation")
+    )
+    rows = embeddings.EmbeddedClips(train, len(setup.prepared.parts["train"]), setup.config.train.seed)
+    collate = embeddings.collate_embeddings
+    return embeddings.Head(network), Task(setup.prepared, rows, validation, collate, loss, sampler)
+
+
+def _loss(config: Config, labels: list[str], counts: Any) -> ClassificationLoss:
+    settings = config.train
+    weights = settings.class_weights
+    if weights == "auto":
+        balanced_otherwise = settings.sampling == "balanced" or settings.logit_adjustment > 0
+        weights = "none" if balanced_otherwise else "balanced"
+    drawn = np.ones(len(labels)) if settings.sampling == "balanced" else counts
+    return ClassificationLoss(
+        weights_of_labels(counts, labels, weights),
+        log_prior_of_labels(drawn),
+        focal_gamma=settings.focal_gamma,
+        label_smoothing=settings.label_smoothing,
+        logit_adjustment=settings.logit_adjustment,
+    )
 
 
 def resolve_precision(wanted: str, device: str) -> str:
@@ -262,37 +342,63 @@ def resolve_precision(wanted: str, device: str) -> str:
     return wanted
 
 
-def _freeze(model: Wav2Vec2ForSpeechClassification, config: Config) -> None:
-    freeze = config.model.freeze
-    if freeze == "auto":
-        freeze = "none" if config.model.backbone == MINI else "encoder"
+def effective_freeze(config: Config) -> str:
+    """What is frozen: "none", "encoder" or "backbone"."""
+    if config.model.freeze != "auto":
+        return config.model.freeze
+    return "none" if config.model.backbone == MINI else "encoder"
+
+
+def _freeze(network: SpeechClassification, config: Config) -> None:
+    freeze = effective_freeze(config)
     if freeze == "encoder":
-        model.freeze_feature_encoder()
+        network.freeze_feature_encoder()
     elif freeze == "backbone":
-        model.freeze_backbone()
+        network.freeze_backbone()
 
 
-def _arguments(config: Config, output: Path, device: str, precision: str) -> TrainingArguments:
+def _learning_rate(config: Config) -> float:
+    rate = config.train.learning_rate
+    if rate != "auto":
+        return rate
+    if config.model.lora_rank is not None:
+        return LEARNING_RATES["lora"]
+    fresh = config.model.backbone == MINI or effective_freeze(config) == "backbone"
+    return LEARNING_RATES["fresh" if fresh else "pretrained"]
+
+
+def _arguments(
+    config: Config,
+    output: Path,
+    device: str,
+    precision: str,
+    batch: int | None = None,
+    accumulation: int | None = None,
+    loaders: int = 0,
+) -> TrainingArguments:
     settings = config.train
-    rate = settings.learning_rate
-    if rate == "auto":
-        rate = LEARNING_RATES["mini" if config.model.backbone == MINI else "pretrained"]
     return TrainingArguments(
         output_dir=str(output / "checkpoints"),
         num_train_epochs=settings.epochs,
-        per_device_train_batch_size=settings.batch_size,
-        per_device_eval_batch_size=settings.batch_size,
-        gradient_accumulation_steps=settings.gradient_accumulation,
-        learning_rate=rate,
+        per_device_train_batch_size=batch or settings.batch_size,
+        per_device_eval_batch_size=batch or settings.batch_size,
+        gradient_accumulation_steps=accumulation or settings.gradient_accumulation,
+        learning_rate=_learning_rate(config),
+        lr_scheduler_type=settings.schedule,
         warmup_steps=settings.warmup_share,  # below 1 it is a share
         weight_decay=settings.weight_decay,
         bf16=precision == "bf16",
         fp16=precision == "fp16",
         use_cpu=device == "cpu",
+        dataloader_num_workers=loaders,
+        dataloader_persistent_workers=loaders > 0,
         dataloader_pin_memory=device == "cuda",
+        remove_unused_columns=False,
+        label_names=["labels"],
         eval_strategy="epoch",
         save_strategy="epoch",
         logging_strategy="epoch",
+        logging_nan_inf_filter=False,  # would wait for the GPU at each step
         load_best_model_at_end=True,
         metric_for_best_model="selection",
         greater_is_better=True,
@@ -304,111 +410,26 @@ def _arguments(config: Config, output: Path, device: str, precision: str) -> Tra
     )
 
 
+class _EpochFiles(TrainerCallback):
+    """Writes history.csv after each epoch, and the confusion matrix to TensorBoard."""
+
+    def __init__(self, trainer: CTCTrainer, output: Path, writer: Any) -> None:
+        self._trainer = trainer
+        self._output = output
+        self._writer = writer
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        rows = history(state)
+        if rows and self._trainer.report is not None:
+            write_history(self._output / "history.csv", rows)
+            picture = np.asarray(Image.open(io.BytesIO(draw_confusion(self._trainer.report))).convert("RGB"))
+            self._writer.add_image("validation/confusion_matrix", picture, state.global_step, dataformats="HWC")
+
+
 def _tensorboard_writer(folder: Path) -> Any:
     from torch.utils.tensorboard import SummaryWriter
 
     return SummaryWriter(log_dir=str(folder))
-
-
-def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint; None where there is none. Damaged ones, as a kill leaves them, are removed.
-
-    Raises:
-        CheckpointError: the best epoch so far, which the checkpoint refers to, is not there any more.
-    """
-    named = [(CHECKPOINT_NAME.fullmatch(path.name), path) for path in folder.glob("checkpoint-*")]
-    by_step = sorted(((int(name[1]), path) for name, path in named if name), reverse=True)
-    for _, checkpoint in by_step:
-        if _is_whole(checkpoint):
-            _point_to_best(checkpoint)
-            return checkpoint
-        logger.warning("%s is damaged or was not written to its end: taking the one before", checkpoint)
-        shutil.rmtree(checkpoint)
-    return None
-
-
-def _is_whole(checkpoint: Path) -> bool:
-    """Whether all that a resumed run needs is there and not cut short."""
-    try:
-        state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))  # written last
-        with safe_open(checkpoint / "model.safetensors", framework="pt"):  # checks the length
-            pass
-    except (OSError, ValueError, SafetensorError):
-        return False
-    # torch.save writes zip archives, whose directory stands at their end.
-    zipped = ("optimizer.pt", "scheduler.pt", "rng_state.pth")
-    return "global_step" in state and all(zipfile.is_zipfile(checkpoint / name) for name in zipped)
-
-
-def _point_to_best(checkpoint: Path) -> None:
-    """Let a checkpoint's state name the best epoch where it lies now: the Trainer keeps the path as once typed.
-
-    Where that path does not exist, as after a move, the Trainer would keep the last epoch's weights instead.
-    """
-    file = checkpoint / "trainer_state.json"
-    state = read_json(file)
-    best = checkpoint.with_name(f"checkpoint-{state['best_global_step']}")
-    if not best.is_dir():
-        raise CheckpointError(f"{best}, the best epoch so far, is gone: start anew with --force")
-    write_json(file, {**state, "best_model_checkpoint": str(best)})
-
-
-def _data_key(data: Path) -> dict[str, str]:
-    """The manifests that decide what is learnt, and their SHA-256: a moved dataset has the same."""
-    files = [data / f"{part}.csv" for part in ("train", "validation")]
-    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.is_file()}
-
-
-def _refuse_changes(output: Path, config: Config, data: Path) -> None:
-    """Raise where a run that is to be resumed was begun with other settings or data."""
-    file = output / "config.yaml"
-    if not file.is_file():
-        if output.is_dir() and any(output.iterdir()):
-            raise DataError(f"{output} is not a run of `crycli train`: nothing to resume there")
-        return
-    before, now = flatten(load_config(file)), flatten(config)
-    changed = [
-        f"{key} was {before[key]} and is now {now[key]}"
-        for key in now
-        if before[key] != now[key]
-        and key not in RESUMABLE_CHANGES
-        and key.partition(".")[0] in {"data", "model", "train"}
-    ]
-    if changed:
-        raise ConfigError(f"cannot resume {output}: {'; '.join(changed)}: resume with the same settings, or start anew")
-    key_file = output / "checkpoints" / "data.json"
-    if not key_file.is_file():
-        return
-    begun, now_there = read_json(key_file), _data_key(data)
-    for name, key in now_there.items():
-        if begun.get(name) != key:
-            raise DataError(f"cannot resume {output}: {data / name} is not the one that it was begun with: start anew")
-
-
-def history(state: TrainerState) -> list[dict[str, Any]]:
-    """One row an epoch from the Trainer's log, with the keys of `HISTORY_COLUMNS`."""
-    rows: list[dict[str, Any]] = []
-    train: dict[str, Any] = {}
-    for entry in state.log_history:
-        if "loss" in entry:
-            train = entry
-        if "eval_macro_f1" in entry:
-            same_epoch = train.get("step") == entry["step"]
-            rows.append(
-                {
-                    "epoch": round(entry["epoch"]),
-                    "step": entry["step"],
-                    "train_loss": train["loss"] if same_epoch else None,
-                    "learning_rate": train["learning_rate"] if same_epoch else None,
-                    **{f"validation_{key[5:]}": value for key, value in entry.items() if key.startswith("eval_")},
-                }
-            )
-    return rows
-
-
-def best_epoch(state: TrainerState) -> dict[str, Any]:
-    """The row of `history` whose weights were kept."""
-    return next(row for row in history(state) if row["step"] == state.best_global_step)
 
 
 def write_history(file: Path, rows: list[dict[str, Any]]) -> None:
@@ -417,36 +438,67 @@ def write_history(file: Path, rows: list[dict[str, Any]]) -> None:
     write_rows(file, HISTORY_COLUMNS, text)
 
 
-def _write_metrics(
-    trainer: CTCTrainer,
-    model: torch.nn.Module,
-    output: Path,
-    config: Config,
-    device: str,
-    precision: str,
-    seconds: float,
+def _finish(
+    trainer: CTCTrainer, network: SpeechClassification, setup: Setup, answers: PredictionOutput, seconds: float
 ) -> None:
-    best = best_epoch(trainer.state)
-    counts = count_weights(model)
-    write_json(
-        output / "metrics.json",
-        {
-            "crycli_version": __version__,
-            "backbone": config.model.backbone,
-            "labels": trainer.prepared.labels,
-            "weights": counts.total,
-            "weights_trained": counts.trained,
-            "clips": {part: len(dataset) for part, dataset in trainer.prepared.parts.items()},
-            "unreadable": len(trainer.prepared.unreadable),
-            "epochs": config.train.epochs,
-            "best_epoch": best["epoch"],
-            "validation": {
-                key.removeprefix("validation_"): best[key] for key in HISTORY_COLUMNS if key.startswith("validation_")
-            },
-            "seconds": round(seconds, 3),
-            "device": device,
-            "precision": precision,
-            "torch_version": str(torch.__version__),
-            "transformers_version": transformers.__version__,
+    """Write the model with the best weights, and what there is to say about it."""
+    output, config, prepared = setup.output, setup.config, setup.prepared
+    predicted = trainer.clip_probabilities(np.asarray(answers.predictions)).argmax(axis=1)
+    groups = [clip.group for clip in prepared.clips["validation"]]
+    rows = history(trainer.state)
+    results = {
+        "crycli_version": __version__,
+        "backbone": config.model.backbone,
+        "labels": prepared.labels,
+        "weights": _size(network),
+        "weights_trained": _size(network, trained=True),
+        "clips": {part: len(dataset) for part, dataset in prepared.parts.items()},
+        "unreadable": len(prepared.unreadable),
+        "epochs": config.train.epochs,
+        "best_epoch": best_epoch(trainer.state)["epoch"],
+        "validation": {
+            name.removeprefix("validation_"): value
+            for name, value in best_epoch(trainer.state).items()
+            if name.startswith("validation_")
         },
-    )
+        "validation_intervals": {
+            name: list(bounds)
+            for name, bounds in metrics.intervals(prepared.labels, trainer.truth, predicted, groups).items()
+        },
+        "seconds": round(seconds, 3),
+        "device": setup.device,
+        "precision": setup.precision,
+        "processes": process_count(),
+        "torch_version": str(torch.__version__),
+        "transformers_version": transformers.__version__,
+    }
+    if config.model.lora_rank is not None:
+        merge_lora(network)
+    save_model_folder(network, prepared.feature_extractor, output / "model")
+    write_history(output / "history.csv", rows)
+    write_bytes(output / "curves.png", draw_curves(rows))
+    write_json(output / "metrics.json", results)
+
+
+def _size(network: nn.Module, *, trained: bool = False) -> int:
+    """The number of a network's weights, of those that are trained."""
+    return sum(weights.numel() for weights in network.parameters() if weights.requires_grad or not trained)
+
+
+@contextmanager
+def _inputs_of(module: nn.Module) -> Iterator[list[torch.Tensor]]:
+    """What a module is called with while the block runs."""
+    seen: list[torch.Tensor] = []
+    hook = module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach().float().cpu()))
+    try:
+        yield seen
+    finally:
+        hook.remove()
+
+
+def _write_projection(folder: Path, pooled: torch.Tensor, trainer: CTCTrainer) -> None:
+    """The pooled vectors of the validation windows, for TensorBoard's embedding projector."""
+    writer = _tensorboard_writer(folder)
+    names = [trainer.prepared.labels[label] for label in trainer.truth[trainer.task.validation.clips]]
+    writer.add_embedding(pooled, metadata=names, tag="validation", global_step=trainer.state.best_global_step)
+    writer.close()

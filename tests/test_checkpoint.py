@@ -13,14 +13,27 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import transformers
 from conftest import Outcome, settings
 from safetensors.torch import load_file, save_file
+from test_model import KINDS, PLAIN, architecture
 from transformers import Wav2Vec2Model
 
-from crycli.checkpoint import build_model, fetch, find_classifier, load_model, locate_backbone, read_json
+from crycli.checkpoint import (
+    BACKBONES,
+    build_model,
+    fetch,
+    find_classifier,
+    load_feature_extractor,
+    load_model,
+    locate_backbone,
+    save_model_folder,
+)
 from crycli.errors import CheckpointError
+from crycli.model import FAMILIES
 from crycli.outputs import write_json
 
 FETCH = """
@@ -32,12 +45,6 @@ try:
 except crycli.checkpoint.CheckpointError as error:
     print(f"{time.monotonic() - started:.2f} {error}")
 """
-
-
-def test_a_backbone_with_an_adapter_is_refused(backbone: Path) -> None:
-    write_json(backbone / "config.json", {**read_json(backbone / "config.json"), "add_adapter": True})
-    with pytest.raises(CheckpointError, match="adapter"):
-        locate_backbone(settings(f"model.backbone={backbone}"))
 
 
 class Trap:
@@ -157,6 +164,8 @@ def test_an_unfinished_run_says_how_to_finish_it(
     "changes",
     [
         {"model_type": "hubert"},
+        {"model_type": "crycli_whisper"},
+        {"layer_mode": "first"},
         {"model_type": None},
         {"problem_type": "regression"},
         {"id2label": None},
@@ -289,8 +298,111 @@ def test_what_is_no_backbone_is_refused(
     assert "mini" in train_refusal("minni")
     assert str(tmp_path / "nowhere") in train_refusal(tmp_path / "nowhere")
     assert str(cries) in train_refusal(cries)
-    edit(backbone / "config.json", model_type="hubert")
-    assert "hubert" in train_refusal(backbone)
+    edit(backbone / "config.json", model_type="whisper")
+    assert "whisper" in train_refusal(backbone)
+
+
+@pytest.mark.parametrize(("setting", "reason"), [("add_adapter", "adapter"), ("conv_pos_batch_norm", "batch norm")])
+def test_a_backbone_that_mixes_padding_in_is_refused(
+    setting: str, reason: str, backbone: Path, train_refusal: Callable[..., str]
+) -> None:
+    edit(backbone / "config.json", **{setting: True})
+    message = train_refusal(backbone)
+    assert str(backbone) in message
+    assert reason in message
+
+
+def test_the_families_are_known_without_importing_torch() -> None:
+    assert set(BACKBONES) == set(FAMILIES)
+
+
+@pytest.mark.parametrize(("family", "norm"), KINDS)
+def test_a_backbone_of_any_family_becomes_a_classifier(family: str, norm: str, tmp_path: Path) -> None:
+    backbone, run = tmp_path / "backbone", tmp_path / "run"
+    kind = getattr(transformers, PLAIN[family][0])
+    plain = kind(kind.config_class(**architecture(family, norm)))
+    plain.save_pretrained(backbone)
+    config = settings(f"model.backbone={backbone}", "model.pooling=attention", "model.layers=weighted")
+    model = build_model(config, locate_backbone(config), ["a", "b"])
+    assert isinstance(model, FAMILIES[family])
+    assert (model.config.pooling_mode, model.config.layer_mode) == ("attention", "weighted")
+    kept = model.backbone.state_dict()
+    assert all(torch.equal(kept[name], tensor) for name, tensor in plain.state_dict().items())
+    with pytest.raises(CheckpointError, match=f"bare {family} backbone"):
+        find_classifier(str(backbone))
+    save_model_folder(model, load_feature_extractor(backbone), run / "model")
+    found = find_classifier(str(run))
+    assert found.labels == ("a", "b")
+    loaded = load_model(found.folder).state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in model.state_dict().items())
+    again = build_model(config, locate_backbone(settings(f"model.backbone={run}")), ["c", "d", "e"])
+    assert all(torch.equal(again.backbone.state_dict()[name], kept[name]) for name in kept)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_backbone_made_without_masks_can_be_trained_with_them(family: str, tmp_path: Path) -> None:
+    kind = getattr(transformers, PLAIN[family][0])
+    plain = kind(kind.config_class(**architecture(family), mask_time_prob=0.0))
+    plain.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    weights.pop("masked_spec_embed", None)  # unispeech-sat has it in any case
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    config = settings(f"model.backbone={tmp_path}", "augment.time_mask=0.3")
+    masks = [build_model(config, tmp_path, ["a", "b"]).backbone.masked_spec_embed for _ in range(2)]
+    assert torch.equal(*masks)  # from the seed
+    assert 0 <= masks[0].min() < 0.5 < masks[0].max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("own", "wanted", "time", "feature"),
+    [
+        ({}, (), 0.05, 0.0),
+        ({"mask_time_prob": 0.2, "mask_feature_prob": 0.1}, (), 0.2, 0.1),
+        ({"mask_time_prob": 0.2, "mask_feature_prob": 0.1}, ("augment.time_mask=0.0",), 0.0, 0.1),
+        ({"mask_time_prob": 0.2}, ("augment.time_mask=0.4", "augment.feature_mask=0.3"), 0.4, 0.3),
+        ({"apply_spec_augment": False}, (), 0.0, 0.0),
+        ({"apply_spec_augment": False}, ("augment.feature_mask=0.3",), 0.0, 0.3),
+        ({"apply_spec_augment": False}, ("augment.time_mask=0.3",), 0.3, 0.0),
+    ],
+)
+@pytest.mark.parametrize("family", ["wav2vec2", "data2vec-audio"])
+def test_masks_are_the_wanted_ones_and_otherwise_the_backbones_own(
+    family: str, own: dict[str, Any], wanted: tuple[str, ...], time: float, feature: float, tmp_path: Path
+) -> None:
+    kind = getattr(transformers, PLAIN[family][0])
+    kind(kind.config_class(**architecture(family))).save_pretrained(tmp_path)
+    edit(tmp_path / "config.json", **own)
+    found = build_model(settings(f"model.backbone={tmp_path}", *wanted), tmp_path, ["a", "b"]).config
+    applied = getattr(found, "apply_spec_augment", True)
+    assert (found.mask_time_prob * applied, found.mask_feature_prob * applied) == (time, feature)
+
+
+def test_a_wanted_share_of_masked_frames_is_the_share_that_is_masked(backbone: Path) -> None:
+    config = settings(f"model.backbone={backbone}", "augment.time_mask=0.1")
+    model = build_model(config, backbone, ["a", "b"]).train()
+    seen: list[torch.Tensor] = []
+    model.backbone.encoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach().clone()))
+    np.random.seed(0)
+    for _ in range(150):
+        model(torch.randn(1, 16_000))
+    masked = (torch.cat(seen) == model.backbone.masked_spec_embed).all(dim=-1)
+    assert 0.08 < masked.float().mean() < 0.12  # two spans at least, as by default, would be 0.37
+
+
+def test_masks_fit_into_the_shortest_clip_and_into_the_features(backbone: Path) -> None:
+    edit(backbone / "config.json", mask_time_length=64, mask_feature_length=64)
+    config = settings(f"model.backbone={backbone}", "data.min_seconds=0.25", "augment.feature_mask=0.9")
+    model = build_model(config, backbone, ["a", "b"]).train()
+    for _ in range(5):
+        model(torch.randn(2, 4_000))
+    assert (model.config.mask_time_length, model.config.mask_feature_length) == (12, 32)
+
+
+def test_a_cross_validation_names_its_folds(predict_refusal: Callable[[Path], str], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    (run / "fold-1").mkdir(parents=True)
+    write_json(run / "folds.json", {})
+    assert f"{run} is a cross-validation: give one of its folds, such as {run}/fold-1" in predict_refusal(run)
 
 
 def test_a_half_precision_checkpoint_is_loaded_as_float32(folder: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import string
 from itertools import pairwise
 from pathlib import Path
@@ -24,6 +25,11 @@ WORDS = (
     st.sampled_from(["*", "no", "~", "null", "1e3", "007", "<<", "=", "- a", "a: b # c", " x ", "'", '"', "é\n", "{"])
     | st.text(string.printable, min_size=1, max_size=8)
     | st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=8)
+)
+
+RANGES = st.lists(st.floats(-20.0, 60.0), min_size=2, max_size=2).map(sorted)
+INTERVALS = st.fixed_dictionaries(
+    {"low": st.floats(1e-6, 1.0), "high": st.floats(2.0, 9.0), "log": st.booleans(), "whole": st.booleans()}
 )
 
 OTHER_VALUES: dict[str, st.SearchStrategy[Any]] = {
@@ -62,18 +68,52 @@ OTHER_VALUES: dict[str, st.SearchStrategy[Any]] = {
     "checks.min_groups": st.integers(1, 1000),
     "checks.players": st.integers(0, 1000),
     "model.backbone": st.text(string.printable, min_size=1),
-    "model.pooling": st.sampled_from(["mean", "sum", "max"]),
+    "model.pooling": st.sampled_from(["mean", "sum", "max", "attention", "mean_std"]),
+    "model.layers": st.sampled_from(["last", "weighted"]),
     "model.final_dropout": st.floats(0.0, 0.99),
     "model.freeze": st.sampled_from(["auto", "none", "encoder", "backbone"]),
+    "model.lora_rank": st.none() | st.integers(1, 512),
+    "augment.probability": st.floats(0.0, 1.0),
+    "augment.gain_db": st.floats(0.0, 60.0),
+    "augment.shift_seconds": st.floats(0.0, 10.0),
+    "augment.noise_snr_db": st.none() | RANGES,
+    "augment.background": st.none() | st.text(string.printable, min_size=1),
+    "augment.background_snr_db": RANGES,
+    "augment.low_pass_hz": st.none() | RANGES,
+    "augment.speed": st.floats(0.0, 0.5),
+    "augment.pitch_semitones": st.floats(0.0, 12.0),
+    "augment.polarity": st.booleans(),
+    "augment.mixup": st.floats(0.0, 10.0),
+    "augment.time_mask": st.just("auto") | st.floats(0.0, 0.9),
+    "augment.feature_mask": st.just("auto") | st.floats(0.0, 0.9),
+    "augment.short_clips": st.sampled_from(["pad", "repeat"]),
     "train.epochs": st.integers(1, 1000),
     "train.batch_size": st.integers(1, 1000),
     "train.gradient_accumulation": st.integers(1, 64),
+    "train.group_by_length": st.booleans(),
+    "train.class_weights": st.sampled_from(["auto", "none", "balanced", "effective"])
+    | st.dictionaries(WORDS, st.floats(0.1, 10.0), max_size=3),
+    "train.sampling": st.sampled_from(["shuffled", "balanced"]),
+    "train.focal_gamma": st.floats(0.0, 5.0),
+    "train.label_smoothing": st.floats(0.0, 0.9),
+    "train.logit_adjustment": st.floats(0.0, 2.0),
     "train.learning_rate": st.just("auto") | st.floats(1e-12, 0.9),
+    "train.backbone_rate": st.floats(1e-6, 1.0),
+    "train.unfreeze_layers": st.integers(0, 24),
+    "train.schedule": st.sampled_from(["linear", "cosine"]),
     "train.warmup_share": st.floats(0.0, 0.99),
     "train.weight_decay": st.floats(0.0, 10.0),
     "train.precision": st.sampled_from(["auto", "no", "fp16", "bf16"]),
+    "train.select_by": st.sampled_from(["macro_f1", "balanced_accuracy", "macro_auc"]),
+    "train.patience": st.none() | st.integers(1, 100),
+    "train.checkpoint_minutes": st.floats(0.1, 1e4),
     "train.keep_checkpoints": st.integers(2, 9),
     "train.seed": st.integers(0, 2**32 - 1),
+    "search.space": st.dictionaries(
+        st.sampled_from(["train.epochs", "train.learning_rate", "model.pooling", "augment.mixup"]),
+        st.lists(st.integers() | st.floats(0.0, 1.0) | WORDS | st.booleans() | st.none(), max_size=3) | INTERVALS,
+        max_size=3,
+    ),
     "eval.split": st.sampled_from(["train", "validation", "test"]),
     "predict.batch_size": st.just("auto") | st.integers(1, 64),
     "predict.format": st.sampled_from(["auto", "table", "csv", "jsonl"]),
@@ -119,7 +159,7 @@ def test_every_setting_of_the_example_stands_below_a_line_on_what_it_does() -> N
     bare = [
         line
         for above, line in pairwise(lines)
-        if ":" in line and not line.lstrip().startswith("#") and not above.lstrip().startswith("#")
+        if re.match(r" {0,2}[a-z]", line) and not above.lstrip().startswith("#")
     ]
     assert bare == []
 

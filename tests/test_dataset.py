@@ -20,7 +20,13 @@ from transformers import Wav2Vec2FeatureExtractor
 
 from crycli import audio
 from crycli.config import Config
-from crycli.dataset import DataCollatorCTCWithPadding, load_and_prepare_datasets, prepare_datasets
+from crycli.dataset import (
+    DataCollatorCTCWithPadding,
+    TrainingClips,
+    Windows,
+    load_and_prepare_datasets,
+    prepare_datasets,
+)
 from crycli.errors import CheckpointError, DataError
 from crycli.manifest import PARTS, read_manifest
 from crycli.prepare import prepare_dataset_csv
@@ -105,16 +111,15 @@ def test_the_cache_notices_a_replaced_recording(small: Path) -> None:
     np.testing.assert_array_equal(train[0]["input_values"], audio.normalise(audio.load(clip)))
 
 
-@pytest.mark.parametrize("setting", ["data.max_seconds=0.7", "data.min_seconds=0.65"])
-def test_the_cache_notices_a_changed_setting(setting: str, small: Path) -> None:
+def test_the_cache_notices_a_changed_setting(small: Path) -> None:
     decoded(small)
-    assert decoded(small, settings("model.backbone=mini", setting)) == 16
+    assert decoded(small, settings("model.backbone=mini", "data.min_seconds=0.65")) == 16
     assert decoded(small) == 0
 
 
 def test_the_cache_is_kept_for_settings_that_do_not_matter(small: Path) -> None:
     decoded(small)
-    assert decoded(small, settings("model.backbone=mini", "train.epochs=3", "train.seed=5", "workers=1")) == 0
+    assert decoded(small, settings("model.backbone=mini", "train.epochs=3", "data.max_seconds=0.7", "workers=1")) == 0
 
 
 def test_the_cache_notices_a_changed_label(small: Path) -> None:
@@ -153,7 +158,8 @@ def test_what_was_left_out_is_counted_and_the_rest_is_there(small: Path) -> None
         prepared = prepare_datasets(small, MINI)
         assert prepared.unreadable == {audio.Excerpt(clip): "no such file"}
         assert len(prepared.parts["train"]) == len(read_manifest(small / "train.csv")) - 1
-        assert not {len(row["input_values"]) for row in prepared.parts["train"]} & {0}
+        assert not {len(row["samples"]) for row in prepared.parts["train"]} & {0}
+        assert clip not in {used.path for used in prepared.clips["train"]}
 
 
 def test_a_recording_that_comes_back_is_used_again(small: Path, tmp_path: Path) -> None:
@@ -367,7 +373,7 @@ def test_the_paths_may_stand_in_the_column_of_another_tool(column: str, tmp_path
     assert prepared.labels == ["high", "low"]
     for dataset in prepared.parts.values():
         assert list(dataset["path"]) == ["high.flac"] * 2 + ["low.flac"] * 2
-        assert [len(row["input_values"]) for row in dataset] == [16_000, 12_000] * 2
+        assert [len(row["samples"]) for row in dataset] == [16_000, 12_000] * 2
 
 
 def test_a_csv_with_nothing_but_file_names_and_labels_is_enough(tmp_path: Path) -> None:
@@ -376,3 +382,68 @@ def test_a_csv_with_nothing_but_file_names_and_labels_is_enough(tmp_path: Path) 
         (data / f"{part}.csv").write_text("filename,label\nhigh.flac,high\nlow.flac,low\n")
     train, *_ = load_and_prepare_datasets(data, MINI)
     assert [len(row["input_values"]) for row in train] == [96_000] * 2
+
+
+LONG = settings("model.backbone=mini", "data.max_seconds=2.0")
+
+
+def test_training_takes_another_part_of_a_long_clip_in_each_epoch(tmp_path: Path) -> None:
+    prepared = prepare_datasets(write_windows(tmp_path / "data", [(0.0, 6.0), (0.0, 1.0)]), LONG)
+    clips = TrainingClips(prepared, LONG)
+    whole = audio.load(tmp_path / "data" / "high.flac")
+    parts = [clips[(epoch, 0, 0)]["input_values"] for epoch in range(6)]
+    assert {len(part) for part in parts} == {32_000}
+    assert len({part.tobytes() for part in parts}) > 1
+    windows = np.lib.stride_tricks.sliding_window_view(whole, 32_000)
+    for part in parts:
+        start = int(np.argmin(_distance(windows, part)))
+        np.testing.assert_array_equal(part, audio.normalise(whole[start : start + 32_000]))
+    assert len(clips[(3, 1, 0)]["input_values"]) == 16_000
+
+
+def _distance(windows: np.ndarray, part: np.ndarray) -> np.ndarray:
+    """How far each window's first samples, normalised as the part, are from the part's: by correlation."""
+    head = part[:400] - part[:400].mean()
+    heads = windows[:, :400] - windows[:, :400].mean(axis=1, keepdims=True)
+    return np.asarray(-(heads @ head) / (np.linalg.norm(heads, axis=1) * np.linalg.norm(head)))
+
+
+def test_what_training_sees_depends_on_the_key_alone(tmp_path: Path) -> None:
+    data = write_windows(tmp_path / "data", [(0.0, 6.0), (0.0, 3.0)])
+    config = settings(*LONG_MIXED)
+    first = TrainingClips(prepare_datasets(data, config), config)
+    keys = [(epoch, index, draw) for epoch in range(2) for index in range(4) for draw in range(2)]
+    seen = {key: first[key] for key in keys}
+    again = TrainingClips(prepare_datasets(data, config), config)
+    for key in reversed(keys):
+        np.testing.assert_array_equal(again[key]["input_values"], seen[key]["input_values"])
+        np.testing.assert_array_equal(again[key]["labels"], seen[key]["labels"])
+    assert len({row["input_values"].tobytes() for row in seen.values()}) == len(keys)
+
+
+LONG_MIXED = ("model.backbone=mini", "data.max_seconds=2.0", "augment.mixup=0.5")
+
+
+def test_with_mixup_the_labels_are_shares_that_add_up_to_one(tmp_path: Path) -> None:
+    config = settings(*LONG_MIXED)
+    clips = TrainingClips(prepare_datasets(write_windows(tmp_path / "data", WINDOWS), config), config)
+    rows = [clips[(epoch, index, 0)] for epoch in range(4) for index in range(len(clips))]
+    shares = np.stack([row["labels"] for row in rows])
+    np.testing.assert_allclose(shares.sum(axis=1), 1.0, rtol=1e-6)
+    assert (shares.max(axis=1) < 0.99).any()
+    batch = DataCollatorCTCWithPadding(Wav2Vec2FeatureExtractor())(rows)
+    assert (batch["labels"].shape, batch["labels"].dtype) == ((len(rows), 2), torch.float32)
+    assert batch["clips"].tolist() == [row["clips"] for row in rows]
+
+
+def test_validation_hears_the_windows_in_which_a_clip_is_predicted(tmp_path: Path) -> None:
+    prepared = prepare_datasets(write_windows(tmp_path / "data", [(0.0, 5.0), (0.0, 1.0)]), LONG)
+    windows = Windows(prepared.parts["validation"], prepared.feature_extractor, 32_000)
+    whole = audio.load(tmp_path / "data" / "high.flac")[:80_000]
+    of_first = [windows[index] for index in np.flatnonzero(windows.clips == 0)]
+    for row, (first, last) in zip(of_first, audio.window_bounds(80_000, 32_000), strict=True):
+        np.testing.assert_array_equal(row["input_values"], audio.normalise(whole[first:last]))
+        assert row["labels"] == 0
+    lengths = [windows.length(index) for index in range(len(windows))]
+    assert lengths == sorted(lengths)
+    assert np.bincount(windows.clips).tolist() == [3, 1, 3, 1]

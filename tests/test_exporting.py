@@ -5,23 +5,26 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from itertools import cycle, product
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import NORMS, Outcome, cry, settings
+from conftest import Outcome, cry, settings
+from test_model import KINDS, LAYERS, POOLINGS, network
 
 from crycli.audio import normalise
-from crycli.checkpoint import build_model, load_feature_extractor, read_json, save_model_folder
+from crycli.checkpoint import load_feature_extractor, read_json, save_model_folder
 from crycli.config import Config
 from crycli.errors import CheckpointError, OutputError
 from crycli.exporting import export_bundle
 from crycli.inference import Network, onnx_network, torch_network
+from crycli.model import WavLMSelfAttention
 from crycli.outputs import write_json
 from crycli.progress import Step
 
-LENGTHS = (7_001, 400, 31_234, 16_000)  # samples; the graph is traced with 16,000 and 12,000
+LENGTHS = (7_001, 400, 90_123, 16_000)  # samples; the graph is traced with 16,000 and 12,000
 
 
 @pytest.fixture
@@ -43,13 +46,10 @@ def refusal(crycli: Callable[..., Outcome], cries: Path) -> Callable[[Path], str
     return refuse
 
 
-def untrained(folder: Path, backbone: Path, pooling: str) -> Path:
-    """A model folder with a random head of three labels, turned up so that clips get different answers."""
-    model = build_model(settings(f"model.backbone={backbone}", f"model.pooling={pooling}"), backbone, ["a", "b", "c"])
-    with torch.no_grad():
-        model.classifier.dense.weight *= 2 if pooling == "sum" else 20
-        model.classifier.out_proj.weight *= 50
-    save_model_folder(model, load_feature_extractor(backbone), folder)
+def untrained(folder: Path, family: str, norm: str, pooling: str, layers: str) -> Path:
+    """A model folder with random weights, turned up so that clips get different answers."""
+    fields = {"id2label": {0: "a", 1: "b", 2: "c"}, "pooling_mode": pooling, "layer_mode": layers}
+    save_model_folder(network(family, norm, **fields), load_feature_extractor(None), folder)
     return folder
 
 
@@ -71,12 +71,14 @@ def logits(network: Network) -> tuple[np.ndarray, np.ndarray]:
     return network(values, mask), np.concatenate(alone)
 
 
-@pytest.mark.parametrize("pooling", ["mean", "sum", "max"])
-@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize(
+    ("family", "norm", "pooling", "layers"),
+    [(*kind, *mode) for kind, mode in zip(cycle(KINDS), product(POOLINGS, LAYERS), strict=False)],
+)
 def test_the_bundle_answers_as_the_checkpoint_does(
-    norm: str, pooling: str, backbones: dict[str, Path], tmp_path: Path
+    family: str, norm: str, pooling: str, layers: str, tmp_path: Path
 ) -> None:
-    model = untrained(tmp_path / "model", backbones[norm], pooling)
+    model = untrained(tmp_path / "model", family, norm, pooling, layers)
     made = export_bundle(str(model), tmp_path / "bundle")
     _, truth = logits(torch_network(model, "cpu"))
     together, alone = logits(onnx_network(tmp_path / "bundle" / "model.onnx", 3))
@@ -84,6 +86,22 @@ def test_the_bundle_answers_as_the_checkpoint_does(
     np.testing.assert_allclose(alone, truth, atol=2e-4, rtol=1e-4)
     np.testing.assert_allclose(together, truth, atol=2e-4, rtol=1e-4)
     assert made.largest_difference < 1e-4
+
+
+def test_a_graph_that_answers_differently_in_a_long_clip_is_not_exported(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As one would whose relative positions end where the traced clip did."""
+
+    def cut_off(self: WavLMSelfAttention, positions: torch.Tensor) -> torch.Tensor:
+        return bucket(self, positions.clamp(-60, 60) if torch.jit.is_tracing() else positions)
+
+    bucket = WavLMSelfAttention._relative_positions_bucket
+    monkeypatch.setattr(WavLMSelfAttention, "_relative_positions_bucket", cut_off)
+    model = untrained(tmp_path / "model", "wavlm", "layer", "mean", "last")
+    with pytest.raises(CheckpointError, match="differ"):
+        export_bundle(str(model), tmp_path / "bundle")
+    assert not list(tmp_path.glob("bundle/**/*"))
 
 
 def test_a_bundle_is_complete_and_keeps_what_the_checkpoint_says(runs: dict[str, Path], tmp_path: Path) -> None:
