@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import random
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -219,7 +218,7 @@ def _add(samples: Samples, sample_rate: int, backgrounds: Backgrounds, snr_db: S
 
 
 class Backgrounds:
-    """The recordings of a folder, decoded when they are first drawn; the latest are kept, up to `KEPT_SAMPLES`.
+    """The recordings of a folder, decoded when they are first drawn; the last decoded are kept, up to `KEPT_SAMPLES`.
 
     Args:
         folder: searched for recordings in every format that crycli reads.
@@ -238,7 +237,7 @@ class Backgrounds:
         self._paths = list(audio.find_recordings(folder))
         if not self._paths:
             raise DataError(f"augment.background: {audio.no_recordings(folder)}")
-        self._kept: OrderedDict[Path, Samples] = OrderedDict()
+        self._kept: dict[Path, Samples] = {}
         self._unreadable: dict[Path, str] = {}
         self._from(0)  # a folder in which nothing can be read is refused before the training starts
 
@@ -270,8 +269,7 @@ class Backgrounds:
             if len(self._kept[path]) >= LONGEST_BACKGROUND * self._sample_rate:
                 logger.info("of the background %s the first %.0f minutes are used", path, LONGEST_BACKGROUND / 60)
             while len(self._kept) > 1 and sum(map(len, self._kept.values())) > KEPT_SAMPLES:
-                self._kept.popitem(last=False)
-        self._kept.move_to_end(path)
+                self._kept.pop(next(iter(self._kept)))  # the oldest: all are as likely to be drawn again
         return self._kept[path]
 
 

@@ -344,7 +344,8 @@ def _mode(folds: int | None, search: int | None) -> list[str]:
 def _train(data: Path, output: Path, settings: Config, *, resume: bool, force: bool) -> int:
     """Train once; returns how many recordings could not be read."""
     from crycli import console
-    from crycli.training import best_epoch, train
+    from crycli.trainer import best_epoch
+    from crycli.training import train
 
     with console.progress() as on_step:
         trainer = train(data, output, settings, resume=resume, force=force, on_step=on_step)
@@ -363,6 +364,70 @@ def _train(data: Path, output: Path, settings: Config, *, resume: bool, force: b
         )
         console.note("These scores chose the epoch, so they flatter; `crycli eval` on the test part gives honest ones.")
     return len(trainer.prepared.unreadable)
+
+
+def _cross_validate(data: Path, output: Path, settings: Config, folds: int, *, resume: bool, force: bool) -> int:
+    """Train and predict fold by fold; returns how many recordings could not be read."""
+    from crycli import console
+    from crycli.crossval import SCORES, cross_validate
+    from crycli.evaluation import number
+
+    with console.progress() as on_step:
+        found = cross_validate(data, output, settings, folds, resume=resume, force=force, on_step=on_step)
+    header = ("fold", "clips", "groups", *map(_score_name, SCORES), "best epoch")
+    rows = [
+        (
+            str(fold.fold),
+            str(fold.clips),
+            str(fold.groups),
+            *(number(getattr(fold, name)) for name in SCORES),
+            str(fold.best_epoch),
+        )
+        for fold in found.folds
+    ]
+    rows.append(("mean", "", "", *(number(found.mean[name]) for name in SCORES), ""))
+    rows.append(("± sd", "", "", *(number(found.standard_deviation[name]) for name in SCORES), ""))
+    report = found.report
+    pooled = (number(getattr(report, name)) for name in SCORES)
+    rows.append(("all clips", str(report.clips), str(report.groups), *pooled, ""))
+    console.table(str(output), header, rows, numeric=header[1:])
+    console.result(found.remark)
+    console.note(f"The out-of-fold predictions are in {output / 'predictions.csv'}.")
+    return found.unreadable
+
+
+def _search(data: Path, output: Path, settings: Config, trials: int, *, resume: bool, force: bool) -> int:
+    """Try settings; the recordings that could not be read are named while training."""
+    from crycli import console
+    from crycli.evaluation import number
+    from crycli.search import search
+
+    with console.progress() as on_step:
+        found = search(data, output, settings, trials, resume=resume, force=force, on_step=on_step)
+    tried = list(found.best.settings)
+    header = ("trial", _score_name(found.select_by), *tried, "")
+    rows = [
+        (
+            str(trial.number),
+            number(trial.score),
+            *(_setting(trial.settings.get(key)) for key in tried),
+            "best" if trial is found.best else " ".join(filter(None, (trial.state, trial.remark))),
+        )
+        for trial in found.trials
+    ]
+    console.table(str(output), header, rows, numeric=header[:2])
+    console.result(found.remark)
+    console.note(f"The best model is {output / 'model'}, its settings are {output / 'config.yaml'}.")
+    return 0
+
+
+def _score_name(name: str) -> str:
+    """As it stands in a table."""
+    return name.replace("_", " ").replace("f1", "F1").replace("auc", "AUC")
+
+
+def _setting(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _preview(data: Path, output: Path, settings: Config, count: int, *, force: bool) -> None:

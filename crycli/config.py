@@ -64,6 +64,11 @@ def _ascends(value: list[float]) -> list[float]:
 Range = Annotated[list[float], Field(min_length=2, max_length=2), AfterValidator(_ascends)]
 """[lowest, highest]."""
 
+Decibels = Annotated[
+    list[Annotated[float, Field(ge=-60.0, le=120.0)]], Field(min_length=2, max_length=2), AfterValidator(_ascends)
+]
+"""[lowest, highest] signal-to-noise ratio."""
+
 
 def _expression(value: str, rules: tuple[str, ...]) -> re.Pattern[str] | None:
     """The regular expression that a rule for labels or groups is; None where it is one of the named rules."""
@@ -199,12 +204,13 @@ class AugmentConfig(Section):
     gain_db: float = Field(default=0.0, ge=0.0, le=60.0)
     """Up to so many dB louder or softer. Networks that normalise each clip do not notice."""
     shift_seconds: float = Field(default=0.0, ge=0.0)
-    """Up to so many seconds earlier or later; what is shifted out is lost, what comes in is silence."""
-    noise_snr_db: Range | None = None
+    """Up to so many seconds earlier or later, never more than half of a clip; what is shifted out is lost, what comes in
+    is silence."""
+    noise_snr_db: Decibels | None = None
     """White noise at a signal-to-noise ratio drawn from [lowest, highest] dB; null: none."""
     background: Annotated[str, Field(min_length=1)] | None = None
-    """A folder of recordings that are mixed in, such as of homes and streets."""
-    background_snr_db: Range = [3.0, 20.0]
+    """A folder of recordings that are mixed in, such as of homes and streets; of each the first 10 minutes."""
+    background_snr_db: Decibels = [3.0, 20.0]
     """The signal-to-noise ratio at which they are, from [lowest, highest] dB."""
     low_pass_hz: Range | None = None
     """Nothing above a frequency drawn from [lowest, highest] Hz, as in phone recordings; null: not at all."""
@@ -214,7 +220,7 @@ class AugmentConfig(Section):
     """Up to so many semitones higher or lower."""
     polarity: bool = False
     """Turn the waveform upside down."""
-    mixup: float = Field(default=0.0, ge=0.0)
+    mixup: float = Field(default=0.0, ge=0.0, le=10.0)
     """Mix each clip with another one, label and all, in a proportion from Beta(mixup, mixup); 0: not at all."""
     time_mask: Annotated[float, Field(ge=0.0, lt=1.0)] | Literal["auto"] = "auto"
     """SpecAugment: share of the frames that are masked; auto: as the backbone's own configuration says."""

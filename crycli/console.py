@@ -34,7 +34,7 @@ from rich.text import Text
 from crycli.progress import OnStep, Step, silent
 
 SECONDS_BETWEEN_LINES = 10.0
-SECONDS_WORTH_A_LINE = 1.0
+SECONDS_WORTH_A_LINE = 5.0
 NARROWEST_CELL = 7  # characters
 PIPE_WIDTH = 10_000  # columns: no table in a pipe is folded or cut
 

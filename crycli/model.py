@@ -390,7 +390,7 @@ class SpeechClassification(PreTrainedModel):
         self.backbone.feature_extractor._freeze_parameters()
 
     def freeze_backbone(self) -> None:
-        """Train the head alone, at the cost of the backbone's forward pass."""
+        """Train the head alone. The backbone costs its forward pass: where nothing is trained, no graph is built."""
         self.freeze_feature_encoder()
         for parameter in self.backbone.parameters():
             parameter.requires_grad = False
@@ -500,16 +500,14 @@ class SpeechClassification(PreTrainedModel):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
     ) -> Any:
-        """The backbone's output; without a graph where it is frozen, unless the input's own gradient is wanted."""
+        """The backbone's output."""
         self._tell_lengths(attention_mask)
-        graph = input_values.requires_grad or not self.backbone_is_frozen
-        with torch.set_grad_enabled(torch.is_grad_enabled() and graph):
-            return self.backbone(
-                input_values,
-                attention_mask=attention_mask,
-                output_hidden_states=output_hidden_states or self.layer_sum is not None,
-                output_attentions=output_attentions,
-            )
+        return self.backbone(
+            input_values,
+            attention_mask=attention_mask,
+            output_hidden_states=output_hidden_states or self.layer_sum is not None,
+            output_attentions=output_attentions,
+        )
 
     def _pool(self, outputs: Any, attention_mask: torch.Tensor | None) -> torch.Tensor:
         last = outputs.last_hidden_state

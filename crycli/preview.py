@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 SHEET = "sheet.png"
 ORIGINAL = "-original.wav"
 CHANGED = ".wav"
-FIRST_EPOCH = 1
+FIRST_EPOCH = 0  # as the sampler of training counts
 HINT = "--set augment.shift_seconds=1 --set 'augment.noise_snr_db=[10, 40]' --set augment.pitch_semitones=1"
 HIGHEST_PEAK = 0.99  # of full scale: what is louder is turned down as a whole
 LONGEST_LABEL = 40  # characters of one in a file name: 160 bytes at most, of the 255 that file systems take

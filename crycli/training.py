@@ -314,7 +314,7 @@ def _loss(config: Config, labels: list[str], counts: Any) -> ClassificationLoss:
     if weights == "auto":
         balanced_otherwise = settings.sampling == "balanced" or settings.logit_adjustment > 0
         weights = "none" if balanced_otherwise else "balanced"
-    drawn = np.ones(len(labels)) if settings.sampling == "balanced" else counts
+    drawn = np.ones(len(labels), dtype=np.int64) if settings.sampling == "balanced" else counts
     return ClassificationLoss(
         weights_of_labels(counts, labels, weights),
         log_prior_of_labels(drawn),

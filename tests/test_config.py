@@ -27,7 +27,7 @@ WORDS = (
     | st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=8)
 )
 
-RANGES = st.lists(st.floats(-20.0, 60.0), min_size=2, max_size=2).map(sorted)
+RANGES = st.lists(st.floats(-60.0, 60.0), min_size=2, max_size=2).map(sorted)
 INTERVALS = st.fixed_dictionaries(
     {"low": st.floats(1e-6, 1.0), "high": st.floats(2.0, 9.0), "log": st.booleans(), "whole": st.booleans()}
 )
