@@ -437,7 +437,8 @@ def _preview(data: Path, output: Path, settings: Config, count: int, *, force: b
 
     with console.progress() as on_step:
         files = write_preview(data, output, settings, count, force=force, on_step=on_step)
-    console.note(f"Listen to {len(files)} files in {output}, and look at {output / 'sheet.png'}.")
+    sounds = sum(file.suffix == ".wav" for file in files)
+    console.note(f"Listen to the {sounds} wav files in {output}, and look at {output / 'sheet.png'}.")
 
 
 @command

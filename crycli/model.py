@@ -13,8 +13,7 @@ The tests run over `FAMILIES` and say what is missing. Most likely it is that pa
 `_adapt_backbone` and `_tell_lengths`, as the classes for data2vec and HuBERT do.
 """
 
-from __future__ import annotations
-
+# Without `from __future__ import annotations`: it makes strings of types, and `strict` looks into types alone.
 import functools
 import os
 from collections.abc import Iterable, Sequence
@@ -72,7 +71,7 @@ class ClassifierFields:
 
     pooling_mode: PoolingMode = "mean"
     layer_mode: LayerMode = "last"
-    window_seconds: float = 10.0
+    window_seconds: float | int = 10.0
     backbone: str = ""
     crycli_version: str = ""
 

@@ -103,6 +103,9 @@ USAGE_ERRORS = [
     ["config", "--set"],
     ["train", "nowhere", "-o", "run", "--epochs", "0"],
     ["train", "nowhere", "-o", "run", "--pooling", "median"],
+    ["train", "nowhere", "-o", "run", "--folds", "1"],
+    ["train", "nowhere", "-o", "run", "--preview", "0"],
+    ["train", "nowhere", "-o", "run", "--folds", "3", "--search", "2"],
     ["predict", "a.wav", "-m", "nowhere", "--format", "nonsense"],
     ["eval", "nowhere", "nowhere", "-o", "report", "--split", "some"],
 ]
@@ -369,3 +372,38 @@ def test_help_that_cannot_be_written_is_one_line() -> None:
         )
     assert done.returncode != 0
     assert "Traceback (most recent" not in done.stderr
+
+
+def test_a_preview_writes_clips_and_a_sheet_and_does_not_train(crycli: Command, data: Path, tmp_path: Path) -> None:
+    flags = ["--backbone", "mini", "--set", "augment.polarity=true", "--set", "augment.mixup=0.5"]
+    done = crycli("train", data, "-o", tmp_path / "listen", "--preview", 3, *flags)
+    assert done.code == 0
+    files = sorted(path.name for path in (tmp_path / "listen").iterdir())
+    assert (len(files), files[-1]) == (7, "sheet.png")
+    assert done.out == ""
+    assert "6 wav files" in done.err
+
+
+def test_cross_validation_shows_a_row_a_fold_their_mean_and_their_spread(
+    crycli: Command, data: Path, backbones: dict[str, Path], tmp_path: Path
+) -> None:
+    flags = ["--backbone", backbones["layer"], "--epochs", 1, "--set", "model.freeze=backbone"]
+    done = crycli("train", data, "-o", tmp_path / "cv", "--folds", 2, *flags)
+    assert done.code == 0
+    first_cells = [line.split()[0] for line in done.out.splitlines() if line.split()]
+    assert [first_cells.count(cell) for cell in ("1", "2", "mean", "±", "all")] == [1] * 5
+    again = crycli("train", data, "-o", tmp_path / "cv", "--folds", 2, "--resume")
+    assert again.out == done.out
+
+
+def test_a_search_shows_a_row_a_trial_and_says_that_the_best_score_flatters(
+    crycli: Command, data: Path, backbones: dict[str, Path], tmp_path: Path
+) -> None:
+    pytest.importorskip("optuna")
+    space = "search.space={train.learning_rate: {low: 0.0001, high: 0.01, log: true}, model.pooling: [mean, max]}"
+    flags = ["--backbone", backbones["layer"], "--epochs", 1, "--set", "model.freeze=backbone", "--set", space]
+    done = crycli("train", data, "-o", tmp_path / "search", "--search", 2, *flags)
+    assert done.code == 0
+    assert {line.split()[0] for line in done.out.splitlines() if line.split()} >= {"trial", "1", "2"}
+    assert "crycli eval" in done.out
+    assert crycli("eval", tmp_path / "search", data, "-o", tmp_path / "report").code == 0
