@@ -442,5 +442,6 @@ def _hub_files(name: str) -> list[str] | None:
 
 
 def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    # `strict` names the field in the first line and says what is wrong with it in the second.
+    return " ".join(line.strip() for line in lines[:2]) if lines[0].endswith(":") else lines[0]

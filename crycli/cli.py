@@ -274,7 +274,7 @@ def train(
     epochs: Annotated[int | None, typer.Option(help="Passes over the training part.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Clips in one forward pass.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
-    backbone: Annotated[str | None, typer.Option(help="A hub name, a wav2vec2 folder, or mini.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="A hub name, a checkpoint's folder, or mini.")] = None,
     pooling: Annotated[str | None, typer.Option(help="mean, sum, max, attention or mean_std.")] = None,
     seed: Annotated[int | None, typer.Option(help="Another seed, another start.")] = None,
     folds: Annotated[int | None, typer.Option(min=2, help="Cross-validate: a run for each of so many folds.")] = None,

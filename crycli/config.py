@@ -180,7 +180,8 @@ class ModelConfig(Section):
     """The network."""
 
     backbone: str = Field(default="facebook/wav2vec2-base-100k-voxpopuli", min_length=1)
-    """A hub name, a folder with a wav2vec2 checkpoint, or mini: a small one of crycli's own, from random weights."""
+    """A hub name or a folder with a wav2vec2, hubert, wavlm, data2vec-audio or unispeech-sat checkpoint; mini: a small
+    wav2vec2 of crycli's own, without a download."""
     pooling: Literal["mean", "sum", "max", "attention", "mean_std"] = "mean"
     """How the frames of a clip become one vector: mean, sum, max, attention (learned weights), mean_std (mean and
     standard deviation); padding never counts."""
@@ -204,8 +205,8 @@ class AugmentConfig(Section):
     gain_db: float = Field(default=0.0, ge=0.0, le=60.0)
     """Up to so many dB louder or softer. Networks that normalise each clip do not notice."""
     shift_seconds: float = Field(default=0.0, ge=0.0)
-    """Up to so many seconds earlier or later, never more than half of a clip; what is shifted out is lost, what comes in
-    is silence."""
+    """Up to so many seconds earlier or later, never more than half of a clip; what is shifted out is lost, and
+    silence comes in."""
     noise_snr_db: Decibels | None = None
     """White noise at a signal-to-noise ratio drawn from [lowest, highest] dB; null: none."""
     background: Annotated[str, Field(min_length=1)] | None = None

@@ -5,10 +5,54 @@ from __future__ import annotations
 import io
 import textwrap
 import warnings
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from crycli.metrics import Report
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+CURVES = {
+    "loss": {"train_loss": ("training", "C0-"), "validation_loss": ("validation", "C1-")},
+    "validation score": {
+        "validation_macro_f1": ("macro F1", "C2-"),
+        "validation_balanced_accuracy": ("balanced accuracy", "C3-"),
+        "validation_macro_auc": ("macro AUC", "C4--"),
+    },
+    "learning rate": {"learning_rate": ("learning rate", "C5-")},
+}
+"""Panel to column to its name and style."""
+
+
+def draw_curves(rows: Sequence[Mapping[str, Any]], best: int) -> bytes:
+    """The course of a training: losses, scores and learning rate over the epochs.
+
+    Args:
+        rows: of `trainer.history`; values that are None are left out.
+        best: the epoch whose weights were kept.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure(figsize=(7.0, 7.5), dpi=120, layout="constrained")
+    panels = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 1.5))
+    for axes, (title, lines) in zip(panels, CURVES.items(), strict=True):
+        for column, (name, style) in lines.items():
+            points = [(row["epoch"], row[column]) for row in rows if row.get(column) is not None]
+            if points:
+                axes.plot(*zip(*points, strict=True), style, label=name, marker="." if len(points) < 30 else "")
+        axes.axvline(best, color="grey", linestyle=":", label=f"kept: epoch {best}" if axes is panels[0] else None)
+        axes.set_ylabel(title)
+        axes.grid(alpha=0.3)
+        if len(lines) > 1:
+            axes.legend(fontsize="small")
+    panels[1].set_ylim(-0.02, 1.02)
+    panels[2].set_xlabel("epoch")
+    panels[2].xaxis.set_major_locator(MaxNLocator(integer=True))
+    return _to_png(figure)
 
 
 def draw_confusion(report: Report) -> bytes:
@@ -35,6 +79,10 @@ def draw_confusion(report: Report) -> bytes:
     for text in figure.findobj(Text):
         text.set_parse_math(False)  # a label may hold a dollar sign
     figure.colorbar(image, label="share of the true label's clips", fraction=0.046)
+    return _to_png(figure)
+
+
+def _to_png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a script that the font lacks is drawn as boxes

@@ -15,6 +15,9 @@ Probabilities = npt.NDArray[np.float64]
 """(clips, labels), each row summing to 1."""
 
 
+DRAWS_AT_ONCE = 500  # of a bootstrap: bounds its memory
+
+
 @dataclass(frozen=True)
 class LabelScores:
     """How one label was found.
@@ -116,6 +119,73 @@ def score(
         labels=labels,
         confusion=tuple(tuple(int(count) for count in row) for row in confusion),
     )
+
+
+def intervals(
+    names: Sequence[str],
+    truth: Labels,
+    predicted: Labels,
+    groups: Sequence[str],
+    *,
+    draws: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> dict[str, tuple[float, float]]:
+    """Confidence intervals of the scores by a percentile bootstrap over groups (Efron and Tibshirani 1993, ch. 8, 13).
+
+    Clips of one baby are alike, so whole groups are drawn: an interval over clips would be too narrow. A draw is a
+    number of copies for each group; its confusion matrix is the sum of the groups' own, so no clip is touched twice.
+
+    Args:
+        names: label names.
+        truth: (clips,) true labels.
+        predicted: (clips,) answers.
+        groups: (clips,) groups.
+        draws: bootstrap samples.
+        level: the share of them that an interval holds.
+        seed: another one gives other draws.
+
+    Returns:
+        Of accuracy, balanced_accuracy, macro_f1 and weighted_f1 the lower and the upper bound. Labels that no clip of a
+        draw bears do not enter its means. Empty for fewer than two groups, which say nothing of others.
+    """
+    numbers: dict[str, int] = {}
+    of_group = np.array([numbers.setdefault(group, len(numbers)) for group in groups])
+    if len(numbers) < 2:
+        return {}
+    labels = len(names)
+    confusions = np.zeros((len(numbers), labels, labels))
+    np.add.at(confusions, (of_group, truth, predicted), 1.0)
+    generator = np.random.default_rng(seed)
+    scores: dict[str, list[npt.NDArray[np.float64]]] = {}
+    for first in range(0, draws, DRAWS_AT_ONCE):
+        count = min(DRAWS_AT_ONCE, draws - first)
+        copies = generator.multinomial(len(numbers), np.full(len(numbers), 1.0 / len(numbers)), size=count)
+        drawn = (copies @ confusions.reshape(len(numbers), -1)).reshape(count, labels, labels)
+        for name, values in _scores_of(drawn).items():
+            scores.setdefault(name, []).append(values)
+    outside = (1.0 - level) / 2.0
+    found = {}
+    for name, parts in scores.items():
+        low, high = np.quantile(np.concatenate(parts), [outside, 1.0 - outside])
+        found[name] = (float(low), float(high))
+    return found
+
+
+def _scores_of(confusions: npt.NDArray[np.float64]) -> dict[str, npt.NDArray[np.float64]]:
+    """(draws,) scores of (draws, labels, labels) confusion matrices, rows true."""
+    hits = np.diagonal(confusions, axis1=1, axis2=2)
+    support, called = confusions.sum(axis=2), confusions.sum(axis=1)
+    borne = support > 0
+    recall = np.divide(hits, support, out=np.zeros_like(hits), where=borne)
+    f1 = np.divide(2.0 * hits, support + called, out=np.zeros_like(hits), where=borne)
+    count = borne.sum(axis=1)
+    return {
+        "accuracy": hits.sum(axis=1) / support.sum(axis=1),
+        "balanced_accuracy": recall.sum(axis=1) / count,
+        "macro_f1": f1.sum(axis=1) / count,
+        "weighted_f1": (f1 * support).sum(axis=1) / support.sum(axis=1),
+    }
 
 
 def _ratio(part: float, whole: float) -> float | None:

@@ -1,4 +1,4 @@
-"""Reports as one HTML file without scripts or network: templates, spectrogram thumbnails, players."""
+"""Reports as one HTML file without scripts or network, and other texts from templates; thumbnails, players."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import base64
 import functools
 import io
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -36,6 +37,9 @@ MAGMA = ("000004", "1c1044", "4f127b", "812581", "b5367a", "e55064", "fb8761", "
 PLAYER_SECONDS = 10
 MP3_LEVEL = 0.5  # of LAME's variable rates; at 0.9 what lies below -85 dB of full scale became 10 dB quieter
 
+MARKDOWN = re.compile(r"[\\`*_\[\]<>|~&$]")
+"""What marks something up within a line; the dollar is that of formulas, which model hubs and GitHub set."""
+
 UNKNOWN = "\N{EN DASH}"  # where a number would stand
 
 
@@ -60,10 +64,10 @@ MEASURES = {
 
 
 def render(template: str, context: Mapping[str, Any]) -> str:
-    """A page of HTML; whatever the context holds is shown as text.
+    """A page of HTML, in which whatever the context holds is shown as text; or a text of another kind.
 
     Args:
-        template: the name of a file in `crycli/templates`.
+        template: the name of a file in `crycli/templates`. Only in .html nothing has to be escaped by the template.
         context: what the template asks for.
 
     Raises:
@@ -165,14 +169,14 @@ def _environment() -> jinja2.Environment:
 
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
+        autoescape=jinja2.select_autoescape(["html"]),
         undefined=jinja2.StrictUndefined,
         finalize=_visible,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters.update(number=_number, percent=_percent, quantity=_quantity, short=_short, json=_json)
-    environment.filters.update(label_totals=_label_totals, commonest_first=_commonest_first)
+    environment.filters.update(markdown=_markdown, label_totals=_label_totals, commonest_first=_commonest_first)
     environment.globals.update(most_rows=MOST_ROWS, measure_of=_measure)
     return environment
 
@@ -185,6 +189,11 @@ def _visible(value: object) -> object:
     if not isinstance(value, str) or hasattr(value, "__html__") or value.isprintable():
         return value
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in value)
+
+
+def _markdown(text: str) -> str:
+    """A text that Markdown shows as it stands, in a table too, unless it begins a line."""
+    return MARKDOWN.sub(r"\\\g<0>", str(_visible(text)))
 
 
 def _number(value: float | None, decimals: int = 0) -> str:

@@ -24,7 +24,6 @@ from transformers.trainer_utils import PredictionOutput
 from crycli import __version__, embeddings, metrics
 from crycli.checkpoint import MINI, build_model, locate_backbone, quiet_libraries, read_json, save_model_folder
 from crycli.config import Config, to_yaml
-from crycli.curves import draw_curves
 from crycli.dataset import (
     DataCollatorCTCWithPadding,
     PreparedData,
@@ -35,7 +34,7 @@ from crycli.dataset import (
 )
 from crycli.dropout import speed_up_dropout
 from crycli.errors import ConfigError, TrainingError
-from crycli.figures import draw_confusion
+from crycli.figures import draw_confusion, draw_curves
 from crycli.inference import pick_device
 from crycli.lora import add_lora, merge_lora
 from crycli.losses import ClassificationLoss, log_prior_of_labels, weights_of_labels
@@ -54,6 +53,7 @@ LEARNING_RATES = {"fresh": 1e-3, "lora": 3e-4, "pretrained": 3e-5}
 """For `train.learning_rate: auto`: from scratch; adapters, as in LoRA (arXiv 2106.09685); fine-tuning, as in wav2vec
 2.0 (arXiv 2006.11477)."""
 
+SECONDS_BETWEEN_PICTURES = 30.0  # drawing one takes 0.4 s, as long as some epochs of a head alone
 MOST_LOADERS = 8  # processes that prepare batches; more only wait
 NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
 """How torch says, in a plain RuntimeError, that the CPU's memory is used up."""
@@ -143,7 +143,7 @@ def train(
         answers = trainer.predict(rows)
     if first:
         if process_count() == 1:
-            _write_projection(output / "logs", torch.cat(pooled), trainer)
+            _write_pictures(output / "logs", torch.cat(pooled), trainer)
         _finish(trainer, network, setup, answers, time.monotonic() - started)
     return trainer
 
@@ -411,19 +411,27 @@ def _arguments(
 
 
 class _EpochFiles(TrainerCallback):
-    """Writes history.csv after each epoch, and the confusion matrix to TensorBoard."""
+    """Writes history.csv after each epoch, and now and then the confusion matrix to TensorBoard."""
 
     def __init__(self, trainer: CTCTrainer, output: Path, writer: Any) -> None:
         self._trainer = trainer
         self._output = output
         self._writer = writer
+        self._drawn = time.monotonic()
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         rows = history(state)
-        if rows and self._trainer.report is not None:
-            write_history(self._output / "history.csv", rows)
-            picture = np.asarray(Image.open(io.BytesIO(draw_confusion(self._trainer.report))).convert("RGB"))
-            self._writer.add_image("validation/confusion_matrix", picture, state.global_step, dataformats="HWC")
+        if not rows or self._trainer.report is None:
+            return
+        write_history(self._output / "history.csv", rows)
+        if time.monotonic() - self._drawn > SECONDS_BETWEEN_PICTURES:
+            self._drawn = time.monotonic()
+            _add_confusion(self._writer, self._trainer.report, state.global_step)
+
+
+def _add_confusion(writer: Any, report: metrics.Report, step: int) -> None:
+    picture = np.asarray(Image.open(io.BytesIO(draw_confusion(report))).convert("RGB"))
+    writer.add_image("validation/confusion_matrix", picture, step, dataformats="HWC")
 
 
 def _tensorboard_writer(folder: Path) -> Any:
@@ -446,7 +454,7 @@ def _finish(
     predicted = trainer.clip_probabilities(np.asarray(answers.predictions)).argmax(axis=1)
     groups = [clip.group for clip in prepared.clips["validation"]]
     rows = history(trainer.state)
-    results = {
+    results: dict[str, Any] = {
         "crycli_version": __version__,
         "backbone": config.model.backbone,
         "labels": prepared.labels,
@@ -476,7 +484,7 @@ def _finish(
         merge_lora(network)
     save_model_folder(network, prepared.feature_extractor, output / "model")
     write_history(output / "history.csv", rows)
-    write_bytes(output / "curves.png", draw_curves(rows))
+    write_bytes(output / "curves.png", draw_curves(rows, results["best_epoch"]))
     write_json(output / "metrics.json", results)
 
 
@@ -496,9 +504,11 @@ def _inputs_of(module: nn.Module) -> Iterator[list[torch.Tensor]]:
         hook.remove()
 
 
-def _write_projection(folder: Path, pooled: torch.Tensor, trainer: CTCTrainer) -> None:
-    """The pooled vectors of the validation windows, for TensorBoard's embedding projector."""
+def _write_pictures(folder: Path, pooled: torch.Tensor, trainer: CTCTrainer) -> None:
+    """For TensorBoard: the kept epoch's confusion matrix, and the validation windows' pooled vectors to project."""
     writer = _tensorboard_writer(folder)
+    if trainer.report is not None:
+        _add_confusion(writer, trainer.report, trainer.state.best_global_step or 0)
     names = [trainer.prepared.labels[label] for label in trainer.truth[trainer.task.validation.clips]]
     writer.add_embedding(pooled, metadata=names, tag="validation", global_step=trainer.state.best_global_step)
     writer.close()

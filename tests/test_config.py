@@ -157,9 +157,7 @@ def test_the_example_holds_every_setting_and_no_other() -> None:
 def test_every_setting_of_the_example_stands_below_a_line_on_what_it_does() -> None:
     lines = EXAMPLE.read_text(encoding="utf-8").splitlines()
     bare = [
-        line
-        for above, line in pairwise(lines)
-        if re.match(r" {0,2}[a-z]", line) and not above.lstrip().startswith("#")
+        line for above, line in pairwise(lines) if re.match(r" {0,2}[a-z]", line) and not above.lstrip().startswith("#")
     ]
     assert bare == []
 

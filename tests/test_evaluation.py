@@ -19,7 +19,7 @@ from sklearn.metrics import balanced_accuracy_score, confusion_matrix, f1_score,
 
 from crycli.audio import Excerpt
 from crycli.errors import CheckpointError, DataError, OutputError
-from crycli.evaluation import draw_confusion, evaluate
+from crycli.evaluation import evaluate
 from crycli.inference import load_predictor
 from crycli.manifest import read_manifest
 from crycli.metrics import score
@@ -183,17 +183,6 @@ def test_odd_labels_break_neither_the_tables_nor_the_csv(tmp_path: Path, backbon
 def test_the_confusion_matrix_is_a_picture_of_sensible_size(report: Path) -> None:
     width, height = png_size(report / "confusion_matrix.png")
     assert 300 < height <= width < 3_000
-
-
-@pytest.mark.parametrize(
-    "label", ["$\\bad{$", "a$b$c", "疲れた", "two\nlines", "very long " * 20], ids=lambda label: ascii(label[:12])
-)
-def test_any_label_can_be_drawn_without_a_warning(label: str) -> None:
-    table = np.array([[0.9, 0.1], [0.2, 0.8]])
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        picture = draw_confusion(score([label, "other"], np.array([0, 1]), table))
-    assert picture.startswith(b"\x89PNG")
 
 
 def test_an_existing_report_is_replaced_only_with_force(

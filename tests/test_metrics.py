@@ -13,7 +13,7 @@ from hypothesis import given, settings, strategies
 from hypothesis.extra import numpy as arrays
 from sklearn import metrics as sklearn_metrics
 
-from crycli.metrics import Labels, Probabilities, Report, remark, score
+from crycli.metrics import Labels, Probabilities, Report, intervals, remark, score
 
 Table = tuple[list[str], Labels, Probabilities]
 
@@ -172,3 +172,47 @@ def test_the_remark_says_what_the_scores_are_worth(
     truth: tuple[int, ...], answered: tuple[int, ...], words: str
 ) -> None:
     assert words in remark(strict(["ay", "bee", "sea"], np.array(truth), answers(*answered)))
+
+
+@given(
+    clips=strategies.lists(
+        strategies.tuples(strategies.integers(0, 2), strategies.integers(0, 2), strategies.integers(0, 5)),
+        min_size=4,
+        max_size=40,
+    ),
+    seed=strategies.integers(0, 5),
+)
+@settings(max_examples=20)
+def test_intervals_are_those_of_a_loop_that_draws_whole_groups(clips: list[tuple[int, int, int]], seed: int) -> None:
+    names = ["a", "b", "c"]
+    truth, predicted, groups = (np.array(column) for column in zip(*clips, strict=True))
+    found = intervals(names, truth, predicted, [str(group) for group in groups], draws=50, seed=seed)
+    distinct = list(dict.fromkeys(groups.tolist()))
+    if len(distinct) < 2:
+        assert found == {}
+        return
+    share = np.full(len(distinct), 1.0 / len(distinct))
+    copies = np.random.default_rng(seed).multinomial(len(distinct), share, size=50)
+    scores: dict[str, list[float]] = {name: [] for name in found}
+    for draw in copies:
+        rows = np.concatenate(
+            [np.tile(np.flatnonzero(groups == group), count) for group, count in zip(distinct, draw, strict=True)]
+        ).astype(int)
+        report = score(names, truth[rows], np.eye(3)[predicted[rows]])
+        for name, values in scores.items():
+            values.append(getattr(report, name))
+    for name, values in scores.items():
+        assert found[name] == pytest.approx(tuple(np.quantile(values, [0.025, 0.975])))
+
+
+def test_an_interval_over_groups_is_wider_than_one_over_clips_where_the_clips_of_a_group_are_alike() -> None:
+    generator = np.random.default_rng(0)
+    groups = np.repeat(np.arange(20), 10)
+    right = np.repeat(generator.random(20) < 0.6, 10)
+    truth = generator.integers(0, 2, 200)
+    predicted = np.where(right, truth, 1 - truth)
+    low, high = intervals(["a", "b"], truth, predicted, [str(group) for group in groups])["accuracy"]
+    by_clip = [str(clip) for clip in range(200)]
+    narrow_low, narrow_high = intervals(["a", "b"], truth, predicted, by_clip)["accuracy"]
+    assert low < right.mean() < high
+    assert high - low > 2 * (narrow_high - narrow_low)
