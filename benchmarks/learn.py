@@ -9,7 +9,7 @@ deviation are over the folds; the interval is a bootstrap over groups on the poo
 run goes on when the command is repeated. Where nothing can be learnt, as from DonateACry's labels, chance is the honest
 answer.
 
-The baselines: mean and standard deviation over time of 20 MFCCs and of their first and second differences, standardised;
+The baselines: mean and standard deviation over time of 20 MFCCs and their first and second differences, standardised;
 an SVM with an RBF kernel (C = 10), a random forest of 500 trees, logistic regression, each with balanced class weights.
 They need librosa, which `pip install crycli[augment]` brings.
 """

@@ -119,13 +119,15 @@ def _make_backbone(name: str, folder: Path) -> None:
     import torch
     from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model
 
-    from crycli.checkpoint import MINI_ARCHITECTURE
+    from crycli.mini import MINI_ARCHITECTURE, initialise
 
     if name not in ("mini", "base"):
         shutil.copytree(name, folder)
         return
     torch.manual_seed(0)
     model = Wav2Vec2Model(Wav2Vec2Config(**(MINI_ARCHITECTURE if name == "mini" else {})))
+    if name == "mini":
+        initialise(model)
     model.save_pretrained(folder)
     Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=True).save_pretrained(folder)
 
@@ -327,15 +329,11 @@ def _bare(arguments: argparse.Namespace) -> dict[str, float]:
     model.to(device).train()
     rows, collate = TrainingClips(prepared, config), DataCollatorCTCWithPadding(prepared.feature_extractor)
     lengths = list(prepared.parts["train"]["length"][:])
-    order = list(
-        ClipSampler([0] * len(rows), lengths, arguments.batch, seed=0, balanced=False, group_by_length=True)
-    )
-    batches = [
-        {name: value.to(device) for name, value in collate([rows[key] for key in order[first : first + arguments.batch]]).items()}
-        for first in range(0, len(order), arguments.batch)
-    ]
-    for batch in batches:
-        batch.pop("clips")
+    order = list(ClipSampler([0] * len(rows), lengths, arguments.batch, seed=0, balanced=False, group_by_length=True))
+    batches = []
+    for first in range(0, len(order), arguments.batch):
+        batch = collate([rows[key] for key in order[first : first + arguments.batch]])
+        batches.append({name: value.to(device) for name, value in batch.items() if name != "clips"})
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-5, fused=True)
     types = {"bf16": torch.bfloat16, "fp16": torch.float16}

@@ -12,6 +12,7 @@ import math
 import re
 import shutil
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,6 +21,7 @@ from crycli import __version__
 from crycli.audio import HIGHEST_RATE, LOWEST_RATE, SAMPLE_RATE
 from crycli.config import SHORTEST_SECONDS, AugmentConfig, Config
 from crycli.errors import CheckpointError
+from crycli.mini import MINI_ARCHITECTURE, initialise
 
 if TYPE_CHECKING:
     from transformers import Wav2Vec2FeatureExtractor
@@ -27,24 +29,6 @@ if TYPE_CHECKING:
     from crycli.model import SpeechClassification
 
 MINI = "mini"
-MINI_ARCHITECTURE: dict[str, Any] = {
-    # 0.98M weights. Layer norm in the convolutions: exact under padding, and stable from a random start.
-    "feat_extract_norm": "layer",
-    "do_stable_layer_norm": True,
-    "conv_bias": True,
-    "conv_dim": (32, 32, 64, 64, 96, 96, 128),  # narrow where frames are many: trains in half the time of 64
-    "hidden_size": 128,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "intermediate_size": 512,
-    "num_conv_pos_embeddings": 32,
-    "num_conv_pos_embedding_groups": 8,
-    "layerdrop": 0.0,
-    "hidden_dropout": 0.05,
-    "attention_dropout": 0.05,
-    "activation_dropout": 0.0,
-}
-
 BACKBONES = ("wav2vec2", "hubert", "wavlm", "data2vec-audio", "unispeech-sat")
 """The keys of `model.FAMILIES`, once more: to ask there takes the seconds in which torch is imported."""
 OWN_TYPE = "crycli_"  # what the model_type of a classifier has before its backbone's
@@ -72,6 +56,7 @@ class Classifier:
         sample_rate: Hz, of the samples that the network takes.
         normalise: whether each clip is brought to zero mean and unit variance first.
         window_seconds: the length of the windows in which longer recordings are classified.
+        shortest_samples: fewer make no frame.
     """
 
     folder: Path
@@ -80,6 +65,7 @@ class Classifier:
     sample_rate: int
     normalise: bool
     window_seconds: float
+    shortest_samples: int
 
 
 def find_classifier(name: str, *, offline: bool = False) -> Classifier:
@@ -119,7 +105,8 @@ def _describe_model_folder(folder: Path) -> Classifier:
     try:
         names = {int(number): str(label) for number, label in content["id2label"].items()}
         labels = tuple(names[number] for number in range(len(names)))
-        return _describe(folder / "config.json", "checkpoint", labels, float(content["window_seconds"]))
+        shortest = _shortest(content["conv_kernel"], content["conv_stride"])
+        return _describe(folder / "config.json", "checkpoint", labels, float(content["window_seconds"]), shortest)
     except (KeyError, ValueError, AttributeError, TypeError) as error:
         raise CheckpointError(f"{folder}/config.json is damaged: {error!r}") from None
 
@@ -128,13 +115,22 @@ def _describe_bundle(folder: Path) -> Classifier:
     labels = read_json(folder / "labels.json", list)
     about = read_json(folder / "bundle.json")
     try:
-        return _describe(folder / "bundle.json", "bundle", tuple(map(str, labels)), float(about["window_seconds"]))
+        window, shortest = float(about["window_seconds"]), int(about["shortest_samples"])
+        return _describe(folder / "bundle.json", "bundle", tuple(map(str, labels)), window, shortest)
     except (KeyError, ValueError, TypeError) as error:
         raise CheckpointError(f"{folder}/bundle.json is damaged: {error!r}") from None
 
 
+def _shortest(kernels: Sequence[int], strides: Sequence[int]) -> int:
+    """The samples from which convolutions make one frame."""
+    samples = 1
+    for kernel, stride in zip(reversed(kernels), reversed(strides), strict=True):
+        samples = (samples - 1) * stride + kernel
+    return samples
+
+
 def _describe(
-    file: Path, kind: Literal["checkpoint", "bundle"], labels: tuple[str, ...], window_seconds: float
+    file: Path, kind: Literal["checkpoint", "bundle"], labels: tuple[str, ...], window_seconds: float, shortest: int
 ) -> Classifier:
     folder = file.parent
     preprocessor = read_json(folder / "preprocessor_config.json")
@@ -152,6 +148,7 @@ def _describe(
         sample_rate=rate,
         normalise=bool(preprocessor.get("do_normalize", True)),
         window_seconds=window_seconds,
+        shortest_samples=shortest,
     )
 
 
@@ -262,6 +259,7 @@ def build_model(
     model: SpeechClassification
     if folder is None:
         model = Wav2Vec2ForSpeechClassification(SpeechClassificationConfig(**MINI_ARCHITECTURE, **settings))
+        initialise(model.backbone, sample_rate)
     else:
         model = _load_weights(folder, safetensors_only=False, **settings)
         # The head is new even where the folder holds a classifier: its labels may be others, or in another order.

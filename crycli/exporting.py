@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 
 from crycli import __version__
-from crycli.audio import SHORTEST_SAMPLES
 from crycli.checkpoint import Classifier, find_classifier, load_model
 from crycli.config import Config
 from crycli.errors import CheckpointError
@@ -77,6 +76,7 @@ def export_bundle(
         about = {
             "crycli_version": __version__,
             "window_seconds": classifier.window_seconds,
+            "shortest_samples": classifier.shortest_samples,
             "opset": config.export.opset,
             "largest_difference": difference,
         }
@@ -129,10 +129,10 @@ def _trace(folder: Path, file: Path, opset: int) -> None:
 def _largest_difference(classifier: Classifier, file: Path) -> float:
     """Over noise from the shortest clip to a whole window, each alone, and all but the window in one padded batch."""
     checkpoint = torch_network(classifier.folder, "cpu")
-    bundle = onnx_network(file, len(classifier.labels))
+    bundle = onnx_network(file, classifier)
     generator = np.random.default_rng(0)
     rate = classifier.sample_rate
-    lengths = [SHORTEST_SAMPLES, *(round(seconds * rate) for seconds in (0.5, 1.37, 3.0))]
+    lengths = [classifier.shortest_samples, *(round(seconds * rate) for seconds in (0.5, 1.37, 3.0))]
     window = round(classifier.window_seconds * rate)  # the longest clip that the bundle will see
     batches = [_noise(lengths, generator), *(_noise([length], generator) for length in (*lengths, window))]
     return max(float(np.abs(softmax(checkpoint(*batch)) - softmax(bundle(*batch))).max()) for batch in batches)

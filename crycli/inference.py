@@ -92,6 +92,11 @@ class Predictor:
             samples = audio.load(excerpt.path, rate, excerpt.start, excerpt.end)
         except AudioError as error:
             return _Windows(excerpt, 0.0, [], str(error))
+        if len(samples) < self.classifier.shortest_samples:
+            needed = self.classifier.shortest_samples / rate
+            return _Windows(
+                excerpt, 0.0, [], f"too short: {len(samples) / rate:.3f} s, and the model needs {needed:.3f} s"
+            )
         bounds = audio.window_bounds(len(samples), round(self.classifier.window_seconds * rate))
         windows = [samples[first:last] for first, last in bounds]
         if self.classifier.normalise:
@@ -163,7 +168,7 @@ def load_predictor(name: str, config: Config | None = None) -> Predictor:
     config = config or Config()
     classifier = find_classifier(name, offline=config.offline)
     if classifier.kind == "bundle":
-        network, on_gpu = onnx_network(classifier.folder / "model.onnx", len(classifier.labels)), False
+        network, on_gpu = onnx_network(classifier.folder / "model.onnx", classifier), False
     else:
         logger.info("loading %s ...", classifier.folder)  # torch takes seconds
         device = pick_device(config.device)
@@ -205,11 +210,12 @@ def torch_network(folder: Path, device: str) -> Network:
     return run
 
 
-def onnx_network(file: Path, labels: int) -> Network:
+def onnx_network(file: Path, classifier: Classifier) -> Network:
     """The network of an exported bundle, on the CPU.
 
     Raises:
-        CheckpointError: the file is damaged, or another network than `exporting` writes, or has not so many labels.
+        CheckpointError: the file is damaged, or another network than `exporting` writes, or does not have as many
+            labels as the classifier.
     """
     import onnxruntime
 
@@ -224,10 +230,11 @@ def onnx_network(file: Path, labels: int) -> Network:
         return np.asarray(session.run(["logits"], {"input_values": values, "attention_mask": mask})[0])
 
     try:
-        size = (1, audio.SHORTEST_SAMPLES)
+        size = (1, classifier.shortest_samples)
         shape = run(np.zeros(size, np.float32), np.ones(size, np.int64)).shape
     except Exception as error:
         raise CheckpointError(f"{file} is not a network that crycli exported: {str(error).splitlines()[0]}") from None
+    labels = len(classifier.labels)
     if shape != (1, labels):
         raise CheckpointError(f"{file} gives logits of shape {shape} for one clip, and labels.json has {labels} labels")
     return run

@@ -55,6 +55,7 @@ class CardFacts:
         sample_rates: Hz, of the recordings as stored; empty where the manifest does not say.
         shared_groups: groups with clips in both parts.
         shared_clips: clips of the validation part that are of such groups.
+        all_alone: whether each clip is a group by itself.
         report: the scores on the validation part.
         intervals: score to the bounds of its 95% interval; those that cannot be had are missing.
         changed: the settings of the training that differ from their defaults.
@@ -72,6 +73,7 @@ class CardFacts:
     sample_rates: tuple[int, ...]
     shared_groups: int
     shared_clips: int
+    all_alone: bool
     report: metrics.Report
     intervals: Mapping[str, tuple[float, float]]
     changed: Mapping[str, Any]
@@ -136,6 +138,7 @@ def gather(
         sample_rates=tuple(sorted({clip.sample_rate for clip in clips if clip.sample_rate is not None})),
         shared_groups=len(shared),
         shared_clips=sum(clip.group in shared for clip in validation),
+        all_alone=len({clip.group for clip in clips}) == len(clips),
         report=report,
         intervals=dict(intervals),
         changed=_changed(config),
@@ -160,17 +163,8 @@ def write_card(file: Path, facts: CardFacts) -> None:
 
 
 def _hub_name(backbone: str) -> str | None:
-    """The backbone's name on the hub; None for a folder and for mini."""
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
-
-    if "/" not in backbone or Path(backbone).exists():
-        return None
-    try:
-        validate_repo_id(backbone)
-    except HFValidationError:
-        return None
-    return backbone
+    """The backbone's name on the hub; None for a folder and for mini: what was located is one of the three."""
+    return backbone if "/" in backbone and not Path(backbone).exists() else None
 
 
 def _count(clips: Iterable[Clip]) -> Count:

@@ -75,12 +75,14 @@ class SearchResult:
         best: the one with the best score; of equal ones that with the lowest validation loss.
         select_by: the name of the score.
         remark: a plain sentence on what the best score is worth.
+        unreadable: recordings of the training and validation parts that could not be read.
     """
 
     trials: tuple[SearchTrial, ...]
     best: SearchTrial
     select_by: str
     remark: str
+    unreadable: int
 
 
 @dataclass(frozen=True)
@@ -485,13 +487,16 @@ def _finish(task: _Search) -> SearchResult:
         raise TrainingError(f"none of the {len(rows)} trials was finished: the first one failed: {rows[0].remark}")
     best, validation = max(finished, key=lambda entry: (entry[0].score or 0.0, -entry[1]["loss"]))
     select_by = task.config.train.select_by
+    score = select_by.replace("_", " ").replace("f1", "F1").replace("auc", "AUC")
     remark = (
-        f"Trial {best.number} of {len(rows)} has the best validation {select_by.replace('_', ' ')}, {best.score:.3f}. "
-        f"It was chosen for that, so the score flatters it: `crycli eval` on the test part gives the honest figure."
+        f"Trial {best.number} of {len(rows)} has the best validation {score}, {best.score:.3f}. It was chosen for that, "
+        f"so the score flatters it: `crycli eval` on the test part gives the honest figure."
     )
-    result = SearchResult(rows, best, select_by, remark)
-    _copy_best(_folder(task.output, best.number), task.output)
-    _write_metrics(result, validation, task.output)
+    folder = _folder(task.output, best.number)
+    run = read_json(folder / "metrics.json")
+    result = SearchResult(rows, best, select_by, remark, run["unreadable"])
+    _copy_best(folder, task.output)
+    _write_metrics(result, {"best_epoch": run["best_epoch"], "validation": validation}, task.output)
     return result
 
 
@@ -506,25 +511,21 @@ def _copy_best(folder: Path, output: Path) -> None:
         write_bytes(output / name, (folder / name).read_bytes())
 
 
-def _write_metrics(result: SearchResult, validation: Mapping[str, Any], output: Path) -> None:
+def _write_metrics(result: SearchResult, of_best: Mapping[str, Any], output: Path) -> None:
     table: list[dict[str, Any]] = []
     best: float | None = None
     for trial in result.trials:
         if trial.state == "finished" and trial.score is not None:
             best = trial.score if best is None else max(best, trial.score)
         table.append({**asdict(trial), "best_so_far": best})
-    folder = _folder(output, result.best.number)
     write_json(
         output / "metrics.json",
         {
             "crycli_version": __version__,
             "select_by": result.select_by,
             "remark": result.remark,
-            "best": {
-                **asdict(result.best),
-                "best_epoch": read_json(folder / "metrics.json")["best_epoch"],
-                "validation": validation,
-            },
+            "unreadable": result.unreadable,
+            "best": {**asdict(result.best), **of_best},
             "trials": table,
         },
     )

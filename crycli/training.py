@@ -21,7 +21,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl,
 from transformers.integrations.integration_utils import TensorBoardCallback
 from transformers.trainer_utils import PredictionOutput
 
-from crycli import __version__, embeddings, metrics
+from crycli import __version__, embeddings, metrics, modelcard
 from crycli.checkpoint import MINI, build_model, locate_backbone, quiet_libraries, read_json, save_model_folder
 from crycli.config import Config, to_yaml
 from crycli.dataset import (
@@ -451,28 +451,26 @@ def _finish(
 ) -> None:
     """Write the model with the best weights, and what there is to say about it."""
     output, config, prepared = setup.output, setup.config, setup.prepared
-    predicted = trainer.clip_probabilities(np.asarray(answers.predictions)).argmax(axis=1)
+    probabilities = trainer.clip_probabilities(np.asarray(answers.predictions))
     groups = [clip.group for clip in prepared.clips["validation"]]
+    report = metrics.score(prepared.labels, trainer.truth, probabilities, groups)
+    intervals = metrics.intervals(prepared.labels, trainer.truth, probabilities.argmax(axis=1), groups)
+    best, weights, trained = best_epoch(trainer.state), _size(network), _size(network, trained=True)
     rows = history(trainer.state)
     results: dict[str, Any] = {
         "crycli_version": __version__,
         "backbone": config.model.backbone,
         "labels": prepared.labels,
-        "weights": _size(network),
-        "weights_trained": _size(network, trained=True),
+        "weights": weights,
+        "weights_trained": trained,
         "clips": {part: len(dataset) for part, dataset in prepared.parts.items()},
         "unreadable": len(prepared.unreadable),
         "epochs": config.train.epochs,
-        "best_epoch": best_epoch(trainer.state)["epoch"],
+        "best_epoch": best["epoch"],
         "validation": {
-            name.removeprefix("validation_"): value
-            for name, value in best_epoch(trainer.state).items()
-            if name.startswith("validation_")
+            name.removeprefix("validation_"): value for name, value in best.items() if name.startswith("validation_")
         },
-        "validation_intervals": {
-            name: list(bounds)
-            for name, bounds in metrics.intervals(prepared.labels, trainer.truth, predicted, groups).items()
-        },
+        "validation_intervals": {name: list(bounds) for name, bounds in intervals.items()},
         "seconds": round(seconds, 3),
         "device": setup.device,
         "precision": setup.precision,
@@ -483,8 +481,12 @@ def _finish(
     if config.model.lora_rank is not None:
         merge_lora(network)
     save_model_folder(network, prepared.feature_extractor, output / "model")
+    facts = modelcard.gather(
+        config, prepared.clips, prepared.labels, report, intervals, weights, trained, best["epoch"]
+    )
+    modelcard.write_card(output / "model" / "README.md", facts)
     write_history(output / "history.csv", rows)
-    write_bytes(output / "curves.png", draw_curves(rows, results["best_epoch"]))
+    write_bytes(output / "curves.png", draw_curves(rows, best["epoch"]))
     write_json(output / "metrics.json", results)
 
 

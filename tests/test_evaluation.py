@@ -7,7 +7,6 @@ import json
 import re
 import shutil
 import struct
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,7 +21,6 @@ from crycli.errors import CheckpointError, DataError, OutputError
 from crycli.evaluation import evaluate
 from crycli.inference import load_predictor
 from crycli.manifest import read_manifest
-from crycli.metrics import score
 from crycli.prepare import prepare_dataset_csv
 from crycli.training import train
 

@@ -15,7 +15,7 @@ from conftest import Outcome, cry, settings
 from test_model import KINDS, LAYERS, POOLINGS, network
 
 from crycli.audio import normalise
-from crycli.checkpoint import load_feature_extractor, read_json, save_model_folder
+from crycli.checkpoint import find_classifier, load_feature_extractor, read_json, save_model_folder
 from crycli.config import Config
 from crycli.errors import CheckpointError, OutputError
 from crycli.exporting import export_bundle
@@ -81,7 +81,9 @@ def test_the_bundle_answers_as_the_checkpoint_does(
     model = untrained(tmp_path / "model", family, norm, pooling, layers)
     made = export_bundle(str(model), tmp_path / "bundle")
     _, truth = logits(torch_network(model, "cpu"))
-    together, alone = logits(onnx_network(tmp_path / "bundle" / "model.onnx", 3))
+    together, alone = logits(
+        onnx_network(tmp_path / "bundle" / "model.onnx", find_classifier(str(tmp_path / "bundle")))
+    )
     assert np.ptp(truth, axis=0).max() > 0.1  # clips that all get one answer would prove nothing
     np.testing.assert_allclose(alone, truth, atol=2e-4, rtol=1e-4)
     np.testing.assert_allclose(together, truth, atol=2e-4, rtol=1e-4)

@@ -16,7 +16,7 @@ LEVELS = (
     ("cache",),
     (
         *("manifest", "naming", "measures", "fingerprint", "metrics", "pages", "predictions"),
-        *("model", "augment", "losses", "sampling", "dropout"),
+        *("model", "mini", "augment", "losses", "sampling", "dropout"),
     ),
     ("checkpoint", "lora", "scan", "probing", "splitting", "checks", "figures", "modelcard"),
     ("dataset", "inference", "duplicates"),

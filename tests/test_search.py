@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import statistics
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ from crycli.errors import ConfigError, DataError, OutputError, TrainingError
 from crycli.inference import load_predictor
 from crycli.progress import Step
 from crycli.search import SearchResult, search
+from crycli.trainer import OnEpoch
 
 SPACE = {
     "train.learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
@@ -273,16 +275,38 @@ def test_a_trial_that_finds_no_memory_has_failed(
     assert [(trial.state, trial.remark) for trial in result.trials] == [("failed", "MemoryError"), ("finished", "")]
 
 
-def test_a_trial_below_the_median_is_stopped_early(dataset: Path, tiny: Config, tmp_path: Path) -> None:
-    config = with_space(tiny, {"train.learning_rate": [0.003, 1e-9]}, train__epochs=4, train__select_by="macro_auc")
-    result = search(dataset, tmp_path / "search", config, 12)
-    pruned = [trial for trial in result.trials if trial.state == "pruned"]
-    assert pruned
-    assert all(trial.number > 5 for trial in pruned)
-    assert {trial.remark for trial in pruned} <= {"after epoch 2", "after epoch 3"}
-    for trial in pruned:
-        lines = (tmp_path / "search" / f"trial-{trial.number:04d}" / "history.csv").read_text().splitlines()
-        assert f"after epoch {len(lines) - 1}" == trial.remark
+def test_a_trial_below_the_median_is_stopped_early(
+    dataset: Path, tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    epochs: list[int] = []
+
+    def train(data: Path, output: Path, config: Config, *, on_epoch: OnEpoch, **_: object) -> None:
+        """Scores what the dropout is, in each epoch."""
+        score = config.model.final_dropout
+        epochs.append(0)
+        for epoch in range(1, config.train.epochs + 1):
+            epochs[-1] = epoch
+            if not on_epoch({"epoch": epoch, "validation_macro_f1": score}):
+                break
+        (output / "model").mkdir(parents=True)
+        for name in ("config.yaml", "history.csv", "curves.png"):
+            (output / name).touch()
+        content = {"best_epoch": 1, "unreadable": 0, "validation": {"macro_f1": score, "loss": 1.0}}
+        (output / "metrics.json").write_text(json.dumps(content))
+
+    monkeypatch.setattr(training, "train", train)
+    config = with_space(tiny, {"model.final_dropout": {"low": 0.0, "high": 0.9}}, train__epochs=6)
+    trials = search(dataset, tmp_path / "search", config, 12).trials
+    scores = [trial.settings["model.final_dropout"] for trial in trials]
+    completed: list[float] = []
+    for trial, score, trained in zip(trials, scores, epochs, strict=True):
+        hopeless = len(completed) >= 5 and score < statistics.median(completed)
+        assert (trial.state, trained) == (("pruned", 3) if hopeless else ("finished", 6))
+        assert trial.remark == ("after epoch 3" if hopeless else "")
+        assert trial.score == score
+        if not hopeless:
+            completed.append(score)
+    assert len(completed) < len(trials)
 
 
 @pytest.mark.parametrize(
