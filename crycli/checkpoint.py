@@ -12,7 +12,7 @@ import math
 import re
 import shutil
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -255,10 +255,12 @@ def build_model(
     }
     applied = folder is None or bool(read_json(folder / "config.json").get("apply_spec_augment", True))
     settings |= _spec_augment(config.augment, applied)
+    if config.model.attention_dropout != "auto":
+        settings["attention_dropout"] = config.model.attention_dropout
     torch.manual_seed(config.train.seed)
     model: SpeechClassification
     if folder is None:
-        model = Wav2Vec2ForSpeechClassification(SpeechClassificationConfig(**MINI_ARCHITECTURE, **settings))
+        model = Wav2Vec2ForSpeechClassification(SpeechClassificationConfig(**(MINI_ARCHITECTURE | settings)))
         initialise(model.backbone, sample_rate)
     else:
         model = _load_weights(folder, safetensors_only=False, **settings)
@@ -356,12 +358,25 @@ def _load_weights(folder: Path, *, safetensors_only: bool, **settings: Any) -> S
     return model
 
 
-def save_model_folder(model: SpeechClassification, extractor: Wav2Vec2FeatureExtractor, folder: Path) -> None:
-    """Write a complete model folder, replacing an older one only once the new one is whole."""
+def save_model_folder(
+    model: SpeechClassification,
+    extractor: Wav2Vec2FeatureExtractor,
+    folder: Path,
+    write_more: Callable[[Path], None] = lambda folder: None,
+) -> None:
+    """Write a complete model folder, replacing an older one only once the new one is whole.
+
+    Args:
+        model: the network.
+        extractor: its feature extractor.
+        folder: the model folder.
+        write_more: writes what else belongs into the folder that it is given.
+    """
     temporary = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
     model.save_pretrained(temporary)
     extractor.save_pretrained(temporary)
+    write_more(temporary)
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import gc
 import hashlib
 import logging
 import os
@@ -325,7 +324,6 @@ def _run_fold(plan: _Plan, fold: int, output: Path, config: Config, on_step: OnS
         write_manifest(folder / "data" / f"{part}.csv", clips)
     begun = (folder / "config.yaml").is_file()
     training.train(folder / "data", folder, config, resume=begun, force=not begun, on_step=on_step)
-    gc.collect()  # a trainer and its callbacks hold each other, and with them the memory of the GPU
     _predict(plan.parts[fold]["test"], fold, folder, config, on_step)
 
 

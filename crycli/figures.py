@@ -51,7 +51,7 @@ def draw_curves(rows: Sequence[Mapping[str, Any]], best: int) -> bytes:
             axes.legend(fontsize="small")
     panels[1].set_ylim(-0.02, 1.02)
     panels[2].set_xlabel("epoch")
-    panels[2].xaxis.set_major_locator(MaxNLocator(integer=True))
+    panels[2].xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     return _to_png(figure)
 
 

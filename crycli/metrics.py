@@ -15,6 +15,8 @@ Probabilities = npt.NDArray[np.float64]
 """(clips, labels), each row summing to 1."""
 
 
+Counts = npt.NDArray[np.float64]
+
 DRAWS_AT_ONCE = 500  # of a bootstrap: bounds its memory
 
 
@@ -134,7 +136,7 @@ def intervals(
     """Confidence intervals of the scores by a percentile bootstrap over groups (Efron and Tibshirani 1993, ch. 8, 13).
 
     Clips of one baby are alike, so whole groups are drawn: an interval over clips would be too narrow. A draw is a
-    number of copies for each group; its confusion matrix is the sum of the groups' own, so no clip is touched twice.
+    number of copies for each group; its counts are the sums of the groups' own, so no clip is touched twice.
 
     Args:
         names: label names.
@@ -154,15 +156,21 @@ def intervals(
     if len(numbers) < 2:
         return {}
     labels = len(names)
-    confusions = np.zeros((len(numbers), labels, labels))
-    np.add.at(confusions, (of_group, truth, predicted), 1.0)
+    counts = np.zeros((len(numbers), 3, labels))  # of hits, of clips that bear each label, of clips called so
+    hit = truth == predicted
+    for row, group, label in (
+        (0, of_group[hit], truth[hit]),
+        (1, of_group, truth),
+        (2, of_group, predicted),
+    ):
+        np.add.at(counts[:, row], (group, label), 1.0)
     generator = np.random.default_rng(seed)
     scores: dict[str, list[npt.NDArray[np.float64]]] = {}
     for first in range(0, draws, DRAWS_AT_ONCE):
         count = min(DRAWS_AT_ONCE, draws - first)
         copies = generator.multinomial(len(numbers), np.full(len(numbers), 1.0 / len(numbers)), size=count)
-        drawn = (copies @ confusions.reshape(len(numbers), -1)).reshape(count, labels, labels)
-        for name, values in _scores_of(drawn).items():
+        drawn = (copies @ counts.reshape(len(numbers), -1)).reshape(count, 3, labels)
+        for name, values in _scores_of(*np.moveaxis(drawn, 1, 0)).items():
             scores.setdefault(name, []).append(values)
     outside = (1.0 - level) / 2.0
     found = {}
@@ -172,10 +180,8 @@ def intervals(
     return found
 
 
-def _scores_of(confusions: npt.NDArray[np.float64]) -> dict[str, npt.NDArray[np.float64]]:
-    """(draws,) scores of (draws, labels, labels) confusion matrices, rows true."""
-    hits = np.diagonal(confusions, axis1=1, axis2=2)
-    support, called = confusions.sum(axis=2), confusions.sum(axis=1)
+def _scores_of(hits: Counts, support: Counts, called: Counts) -> dict[str, npt.NDArray[np.float64]]:
+    """(draws,) scores from (draws, labels) counts."""
     borne = support > 0
     recall = np.divide(hits, support, out=np.zeros_like(hits), where=borne)
     f1 = np.divide(2.0 * hits, support + called, out=np.zeros_like(hits), where=borne)

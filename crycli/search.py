@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import json
 import logging
@@ -361,11 +360,7 @@ def _run_trial(task: _Search, number: int, on_step: OnStep) -> None:
     folder = _folder(task.output, number)
     known = task.study.get_trials(deepcopy=False)
     if number > len(known) or not known[number - 1].state.is_finished():
-        trial = _take_trial(task, number)
-        try:
-            _train(task, trial, folder, on_step)
-        finally:
-            gc.collect()  # a trainer and its callbacks hold each other, and with them the memory of the GPU
+        _train(task, _take_trial(task, number), folder, on_step)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
 
@@ -467,13 +462,15 @@ def _reporter(study: Study, trial: Trial, config: Config) -> Callable[[Mapping[s
 
 
 def _describe(trial: FrozenTrial, config: Config) -> SearchTrial:
-    settings = _settings(trial.params, config)
-    reported = max(trial.intermediate_values.values(), default=None)
+    from optuna.trial import TrialState
+
+    number, settings = trial.number + 1, _settings(trial.params, config)
+    if trial.state == TrialState.COMPLETE:
+        return SearchTrial(number, "finished", trial.value, settings, "")
     if "failed" in trial.user_attrs:
-        return SearchTrial(trial.number + 1, "failed", None, settings, trial.user_attrs["failed"])
-    if "pruned" in trial.user_attrs:
-        return SearchTrial(trial.number + 1, "pruned", reported, settings, f"after epoch {trial.user_attrs['pruned']}")
-    return SearchTrial(trial.number + 1, "finished", trial.value, settings, "")
+        return SearchTrial(number, "failed", None, settings, trial.user_attrs["failed"])
+    reported = max(trial.intermediate_values.values(), default=None)
+    return SearchTrial(number, "pruned", reported, settings, f"after epoch {trial.user_attrs['pruned']}")
 
 
 def _finish(task: _Search) -> SearchResult:
@@ -489,8 +486,8 @@ def _finish(task: _Search) -> SearchResult:
     select_by = task.config.train.select_by
     score = select_by.replace("_", " ").replace("f1", "F1").replace("auc", "AUC")
     remark = (
-        f"Trial {best.number} of {len(rows)} has the best validation {score}, {best.score:.3f}. It was chosen for that, "
-        f"so the score flatters it: `crycli eval` on the test part gives the honest figure."
+        f"Trial {best.number} of {len(rows)} has the best validation {score}, {best.score:.3f}. It was chosen for "
+        f"that, so the score flatters it: `crycli eval` on the test part gives the honest figure."
     )
     folder = _folder(task.output, best.number)
     run = read_json(folder / "metrics.json")

@@ -133,11 +133,12 @@ def train(
     arguments = _arguments(config, output, device, precision)
     with arguments.main_process_first(desc="decoding"):
         prepared = prepare_datasets(data, config, parts=("train", "validation"), on_step=on_step if first else silent)
-        if first:
-            _begin(output, config, prepared, resume=resume, force=force)
     setup = Setup(output, config, backbone, prepared, device, precision, on_step if first else silent, on_epoch)
+    network = _build(setup)
+    if first:
+        _begin(output, config, prepared, resume=resume, force=force)
     started = time.monotonic()
-    trainer, network = _fit(setup, resume=resume)
+    trainer, network = _fit(setup, network, resume=resume)
     with _inputs_of(network.classifier) as pooled:
         rows: Any = trainer.task.validation
         answers = trainer.predict(rows)
@@ -169,12 +170,24 @@ def _begin(output: Path, config: Config, prepared: PreparedData, *, resume: bool
     write_clips(checkpoints, prepared)
 
 
-def _fit(setup: Setup, *, resume: bool) -> tuple[CTCTrainer, SpeechClassification]:
+def _build(setup: Setup) -> SpeechClassification:
+    """The network at its start, with what is not trained frozen."""
+    config, prepared = setup.config, setup.prepared
+    network = build_model(config, setup.backbone, prepared.labels, prepared.feature_extractor.sampling_rate)
+    _freeze(network, config)
+    if config.model.lora_rank is not None:
+        add_lora(network, config.model.lora_rank)
+    if setup.device == "cpu":
+        speed_up_dropout(network)
+    return network
+
+
+def _fit(setup: Setup, network: SpeechClassification, *, resume: bool) -> tuple[CTCTrainer, SpeechClassification]:
     """Train, with smaller batches and more of them an update where the memory runs out."""
     batch, accumulation = setup.config.train.batch_size, setup.config.train.gradient_accumulation
     while True:
         try:
-            return _attempt(setup, batch, accumulation, resume=resume)
+            return _attempt(setup, network, batch, accumulation, resume=resume), network
         except RuntimeError as error:  # torch.OutOfMemoryError is one
             if not _out_of_memory(error):
                 raise
@@ -190,24 +203,20 @@ def _fit(setup: Setup, *, resume: bool) -> tuple[CTCTrainer, SpeechClassificatio
             batch,
             accumulation,
         )
+        del network
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+        network = _build(setup)
 
 
 def _out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in NO_MEMORY)
 
 
-def _attempt(setup: Setup, batch: int, accumulation: int, *, resume: bool) -> tuple[CTCTrainer, SpeechClassification]:
+def _attempt(setup: Setup, network: SpeechClassification, batch: int, accumulation: int, *, resume: bool) -> CTCTrainer:
     """One try at the training, from the newest checkpoint where `resume` says so."""
-    config, prepared = setup.config, setup.prepared
-    network = build_model(config, setup.backbone, prepared.labels, prepared.feature_extractor.sampling_rate)
-    _freeze(network, config)
-    if config.model.lora_rank is not None:
-        add_lora(network, config.model.lora_rank)
-    if setup.device == "cpu":
-        speed_up_dropout(network)
+    config = setup.config
     trained, task = _task(network, setup, batch * accumulation * process_count())
     loaders = 0
     if isinstance(task.training, TrainingClips) and (task.training.active or setup.device == "cuda"):
@@ -227,7 +236,7 @@ def _attempt(setup: Setup, batch: int, accumulation: int, *, resume: bool) -> tu
     if newest is not None and _stopped_early(newest):
         arguments.num_train_epochs = read_json(newest / "trainer_state.json")["epoch"]
     trainer.train(resume_from_checkpoint=str(newest) if newest is not None else None)
-    return trainer, network
+    return trainer
 
 
 def _describe(setup: Setup, network: nn.Module, trained: nn.Module) -> None:
@@ -480,11 +489,15 @@ def _finish(
     }
     if config.model.lora_rank is not None:
         merge_lora(network)
-    save_model_folder(network, prepared.feature_extractor, output / "model")
     facts = modelcard.gather(
         config, prepared.clips, prepared.labels, report, intervals, weights, trained, best["epoch"]
     )
-    modelcard.write_card(output / "model" / "README.md", facts)
+    save_model_folder(
+        network,
+        prepared.feature_extractor,
+        output / "model",
+        lambda folder: modelcard.write_card(folder / "README.md", facts),
+    )
     write_history(output / "history.csv", rows)
     write_bytes(output / "curves.png", draw_curves(rows, best["epoch"]))
     write_json(output / "metrics.json", results)

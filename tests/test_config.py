@@ -71,6 +71,7 @@ OTHER_VALUES: dict[str, st.SearchStrategy[Any]] = {
     "model.pooling": st.sampled_from(["mean", "sum", "max", "attention", "mean_std"]),
     "model.layers": st.sampled_from(["last", "weighted"]),
     "model.final_dropout": st.floats(0.0, 0.99),
+    "model.attention_dropout": st.just("auto") | st.floats(0.0, 0.9),
     "model.freeze": st.sampled_from(["auto", "none", "encoder", "backbone"]),
     "model.lora_rank": st.none() | st.integers(1, 512),
     "augment.probability": st.floats(0.0, 1.0),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import gc
 import json
 import shutil
 import statistics
@@ -80,7 +79,6 @@ def without_training() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "train", train)
         patch.setattr(crossval, "load_predictor", load_predictor)
-        patch.setattr(gc, "collect", int)  # 0.3 s with all that the tests have loaded
         yield
 
 

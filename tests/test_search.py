@@ -20,7 +20,7 @@ from crycli import training
 from crycli.config import Config, Interval, flatten, load_config, to_yaml
 from crycli.errors import ConfigError, DataError, OutputError, TrainingError
 from crycli.inference import load_predictor
-from crycli.progress import Step
+from crycli.progress import OnStep, Step
 from crycli.search import SearchResult, search
 from crycli.trainer import OnEpoch
 
@@ -29,6 +29,7 @@ SPACE = {
     "train.batch_size": {"low": 4, "high": 8, "whole": True},
     "model.pooling": ["mean", "max"],
     "train.patience": [None, 1],
+    "train.class_weights": [{"high": 1.0, "low": 2.0}],
 }
 
 
@@ -55,7 +56,7 @@ def dataset(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @dataclass(frozen=True)
 class Done:
-    """A search of three trials that nothing interrupted. Not to be changed by a test."""
+    """A search of two trials that nothing interrupted. Not to be changed by a test."""
 
     result: SearchResult
     output: Path
@@ -66,7 +67,7 @@ class Done:
 def whole(dataset: Path, tiny: Config, tmp_path_factory: pytest.TempPathFactory) -> Done:
     output = tmp_path_factory.mktemp("whole") / "a b?c=1&d#e%20{f}é"
     steps: list[Step] = []
-    return Done(search(dataset, output, tiny, 3, on_step=steps.append), output, steps)
+    return Done(search(dataset, output, tiny, 2, on_step=steps.append), output, steps)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -76,9 +77,9 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_it_tries_what_the_space_names_and_keeps_the_best(tiny: Config, whole: Done) -> None:
     result, output = whole.result, whole.output
-    assert [(trial.number, trial.state) for trial in result.trials] == [(n, "finished") for n in (1, 2, 3)]
+    assert [(trial.number, trial.state) for trial in result.trials] == [(n, "finished") for n in (1, 2)]
     assert result.best.score == max(trial.score for trial in result.trials if trial.score is not None)
-    assert len({trial.settings["train.learning_rate"] for trial in result.trials}) == 3
+    assert len({trial.settings["train.learning_rate"] for trial in result.trials}) == 2
     for trial in result.trials:
         run = output / f"trial-{trial.number:04d}"
         assert list(trial.settings) == list(SPACE)
@@ -113,21 +114,13 @@ def test_the_test_part_is_not_read(dataset: Path, whole: Done) -> None:
 
 
 def test_progress_and_rows_name_the_trial(whole: Done) -> None:
-    assert {"trial 1/3: train", "trial 3/3: train"} <= {step.name for step in whole.steps}
-    assert {step.row["trial"] for step in whole.steps if step.row is not None} == {"1/3", "2/3", "3/3"}
+    assert {"trial 1/2: train", "trial 2/2: train"} <= {step.name for step in whole.steps}
+    assert {step.row["trial"] for step in whole.steps if step.row is not None} == {"1/2", "2/2"}
 
 
 def test_a_folder_of_any_name_will_do(whole: Done) -> None:
     assert set("?#%{} ") < set(whole.output.name)
     assert (whole.output / "search.db").is_file()
-
-
-def test_optuna_says_nothing_by_itself(
-    dataset: Path, tiny: Config, tmp_path: Path, capfd: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
-) -> None:
-    search(dataset, tmp_path / "search", tiny, 1)
-    assert "optuna" not in "".join(capfd.readouterr()).lower()
-    assert [warning for warning in recwarn if "optuna" in warning.filename] == []
 
 
 def test_after_a_kill_it_goes_on_and_ends_as_if_nothing_had_happened(
@@ -137,7 +130,7 @@ def test_after_a_kill_it_goes_on_and_ends_as_if_nothing_had_happened(
     file.write_text(to_yaml(tiny), encoding="utf-8")
     code = "import sys; from pathlib import Path; from crycli.config import load_config; "
     code += "from crycli.search import search; "
-    code += "data, output, file = map(Path, sys.argv[1:]); search(data, output, load_config(file), 3)"
+    code += "data, output, file = map(Path, sys.argv[1:]); search(data, output, load_config(file), 2)"
     process = subprocess.Popen([sys.executable, "-c", code, str(dataset), str(output), str(file)])
     deadline = time.monotonic() + 120
     while not list(output.glob("trial-0002/checkpoints/checkpoint-*/trainer_state.json")):
@@ -150,7 +143,7 @@ def test_after_a_kill_it_goes_on_and_ends_as_if_nothing_had_happened(
     assert_ends_like(whole, dataset, tiny, output)
 
 
-@pytest.mark.parametrize("moment", ["trial 1/3: validate", "trial 3/3: train"])
+@pytest.mark.parametrize("moment", ["trial 1/2: validate", "trial 2/2: train"])
 def test_after_ctrl_c_it_goes_on_and_ends_as_if_nothing_had_happened(
     dataset: Path, tiny: Config, whole: Done, tmp_path: Path, moment: str
 ) -> None:
@@ -159,27 +152,18 @@ def test_after_ctrl_c_it_goes_on_and_ends_as_if_nothing_had_happened(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        search(dataset, tmp_path / "search", tiny, 3, on_step=interrupt)
+        search(dataset, tmp_path / "search", tiny, 2, on_step=interrupt)
     assert_ends_like(whole, dataset, tiny, tmp_path / "search")
 
 
 def assert_ends_like(whole: Done, dataset: Path, config: Config, output: Path) -> None:
     """Resume and compare with what was not interrupted; trials that were finished stay as they are."""
     finished = {file: file.stat().st_mtime_ns for file in output.glob("trial-*/metrics.json")}
-    assert search(dataset, output, config, 3, resume=True) == whole.result
+    assert search(dataset, output, config, 2, resume=True) == whole.result
     assert finished == {file: file.stat().st_mtime_ns for file in finished}
     weights = "model/model.safetensors"
     assert (output / weights).read_bytes() == (whole.output / weights).read_bytes()
     assert [path.name for path in output.glob("trial-*/checkpoints")] == []
-
-
-def test_more_trials_can_be_added_and_draw_what_one_search_would_have_drawn(
-    dataset: Path, tiny: Config, whole: Done, tmp_path: Path
-) -> None:
-    output = tmp_path / "search"
-    assert search(dataset, output, tiny, 1).trials == whole.result.trials[:1]
-    # The command line takes the settings from the folder, where those of the best trial stand now.
-    assert search(dataset, output, load_config(output / "config.yaml"), 3, resume=True) == whole.result
 
 
 def test_resuming_what_is_finished_trains_nothing(
@@ -187,7 +171,7 @@ def test_resuming_what_is_finished_trains_nothing(
 ) -> None:
     shutil.copytree(whole.output, tmp_path / "search")
     monkeypatch.delattr(training, "train")
-    assert search(dataset, tmp_path / "search", tiny, 3, resume=True) == whole.result
+    assert search(dataset, tmp_path / "search", tiny, 2, resume=True) == whole.result
 
 
 @pytest.mark.parametrize(
@@ -228,19 +212,6 @@ def test_resuming_with_something_changed_is_refused(
         search(data, output, config, 4, resume=True)
 
 
-def test_an_output_is_replaced_only_by_force_and_other_peoples_files_stay(
-    dataset: Path, tiny: Config, whole: Done, tmp_path: Path
-) -> None:
-    output = tmp_path / "search"
-    shutil.copytree(whole.output, output)
-    (output / "notes.txt").write_text("mine")
-    with pytest.raises(OutputError, match="--force"):
-        search(dataset, output, tiny, 1)
-    assert len(search(dataset, output, tiny, 1, force=True).trials) == 1
-    assert [path.name for path in output.glob("trial-*")] == ["trial-0001"]
-    assert (output / "notes.txt").read_text() == "mine"
-
-
 def test_a_trial_that_fails_is_reported_and_the_search_goes_on(
     dataset: Path, tiny: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -260,53 +231,129 @@ def test_a_search_whose_trials_all_fail_says_why(dataset: Path, tiny: Config, tm
         search(dataset, tmp_path / "search", config, 2)
 
 
-def test_a_trial_that_finds_no_memory_has_failed(
-    dataset: Path, tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real = training.train
+@pytest.fixture
+def untrained(monkeypatch: pytest.MonkeyPatch) -> dict[int, int]:
+    """Stands in for training, where a law is about the trials alone: an epoch's score is the dropout.
 
-    def train(data: Path, output: Path, *arguments: Any, **options: Any) -> Any:
-        if output.name == "trial-0001":
-            raise MemoryError
-        return real(data, output, *arguments, **options)
+    The epochs that each trial was trained for.
+    """
+    epochs: dict[int, int] = {}
 
-    monkeypatch.setattr(training, "train", train)
-    result = search(dataset, tmp_path / "search", tiny, 2)
-    assert [(trial.state, trial.remark) for trial in result.trials] == [("failed", "MemoryError"), ("finished", "")]
-
-
-def test_a_trial_below_the_median_is_stopped_early(
-    dataset: Path, tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    epochs: list[int] = []
-
-    def train(data: Path, output: Path, config: Config, *, on_epoch: OnEpoch, **_: object) -> None:
-        """Scores what the dropout is, in each epoch."""
-        score = config.model.final_dropout
-        epochs.append(0)
+    def train(data: Path, output: Path, config: Config, *, on_step: OnStep, on_epoch: OnEpoch, **_: object) -> None:
+        number, score = int(output.name.removeprefix("trial-")), config.model.final_dropout
         for epoch in range(1, config.train.epochs + 1):
-            epochs[-1] = epoch
+            on_step(Step("train", epoch, config.train.epochs))
+            epochs[number] = epoch
             if not on_epoch({"epoch": epoch, "validation_macro_f1": score}):
                 break
         (output / "model").mkdir(parents=True)
-        for name in ("config.yaml", "history.csv", "curves.png"):
+        (output / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
+        for name in ("history.csv", "curves.png"):
             (output / name).touch()
         content = {"best_epoch": 1, "unreadable": 0, "validation": {"macro_f1": score, "loss": 1.0}}
         (output / "metrics.json").write_text(json.dumps(content))
 
     monkeypatch.setattr(training, "train", train)
-    config = with_space(tiny, {"model.final_dropout": {"low": 0.0, "high": 0.9}}, train__epochs=6)
-    trials = search(dataset, tmp_path / "search", config, 12).trials
-    scores = [trial.settings["model.final_dropout"] for trial in trials]
+    return epochs
+
+
+@pytest.fixture
+def dropout(tiny: Config) -> Config:
+    """A space for `untrained`."""
+    return with_space(tiny, {"model.final_dropout": {"low": 0.0, "high": 0.9}}, train__epochs=6)
+
+
+def test_a_trial_below_the_median_is_stopped_early(
+    dataset: Path, dropout: Config, tmp_path: Path, untrained: dict[int, int]
+) -> None:
+    trials = search(dataset, tmp_path / "search", dropout, 12).trials
     completed: list[float] = []
-    for trial, score, trained in zip(trials, scores, epochs, strict=True):
+    for trial in trials:
+        score = trial.settings["model.final_dropout"]
         hopeless = len(completed) >= 5 and score < statistics.median(completed)
-        assert (trial.state, trained) == (("pruned", 3) if hopeless else ("finished", 6))
+        assert (trial.state, untrained[trial.number]) == (("pruned", 3) if hopeless else ("finished", 6))
         assert trial.remark == ("after epoch 3" if hopeless else "")
         assert trial.score == score
         if not hopeless:
             completed.append(score)
     assert len(completed) < len(trials)
+
+
+def test_an_interruption_changes_nothing_of_what_is_drawn(
+    dataset: Path, dropout: Config, tmp_path: Path, untrained: dict[int, int]
+) -> None:
+    expected = search(dataset, tmp_path / "whole", dropout, 13)
+    moments = [f"trial {number}/13: train" for number in (1, 7, 7, 13)]
+
+    def interrupt(step: Step) -> None:
+        if moments and step.name == moments[0] and step.done == 2:
+            moments.pop(0)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        search(dataset, tmp_path / "search", dropout, 13, on_step=interrupt)
+    while moments:
+        with pytest.raises(KeyboardInterrupt):
+            search(dataset, tmp_path / "search", dropout, 13, resume=True, on_step=interrupt)
+    assert search(dataset, tmp_path / "search", dropout, 13, resume=True) == expected
+
+
+def test_more_trials_can_be_added_and_draw_what_one_search_would_have_drawn(
+    dataset: Path, dropout: Config, tmp_path: Path, untrained: dict[int, int]
+) -> None:
+    expected = search(dataset, tmp_path / "whole", dropout, 12)
+    assert search(dataset, tmp_path / "search", dropout, 5).trials == expected.trials[:5]
+    # The command line takes the settings from the folder, where those of the best trial stand now.
+    config = load_config(tmp_path / "search" / "config.yaml")
+    assert config.model.final_dropout == max(trial.score or 0.0 for trial in expected.trials[:5])
+    assert search(dataset, tmp_path / "search", config, 12, resume=True) == expected
+
+
+def test_another_seed_draws_other_settings(
+    dataset: Path, dropout: Config, tmp_path: Path, untrained: dict[int, int]
+) -> None:
+    found = [
+        search(dataset, tmp_path / str(seed), with_space(dropout, dropout.search.space, train__seed=seed), 2)
+        for seed in (0, 1)
+    ]
+    assert len({trial.settings["model.final_dropout"] for result in found for trial in result.trials}) == 4
+
+
+def test_optuna_says_nothing_by_itself(
+    dataset: Path,
+    dropout: Config,
+    tmp_path: Path,
+    untrained: dict[int, int],
+    capfd: pytest.CaptureFixture[str],
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    search(dataset, tmp_path / "search", dropout, 1)
+    assert tuple(capfd.readouterr()) == ("", "")
+    assert [warning for warning in recwarn if "optuna" in warning.filename] == []
+
+
+def test_a_trial_that_finds_no_memory_has_failed(
+    dataset: Path, dropout: Config, tmp_path: Path, untrained: dict[int, int]
+) -> None:
+    def exhaust(step: Step) -> None:
+        if step.name.startswith("trial 1/2"):
+            raise MemoryError
+
+    trials = search(dataset, tmp_path / "search", dropout, 2, on_step=exhaust).trials
+    assert [(trial.state, trial.remark) for trial in trials] == [("failed", "MemoryError"), ("finished", "")]
+
+
+def test_an_output_is_replaced_only_by_force_and_other_peoples_files_stay(
+    dataset: Path, dropout: Config, tmp_path: Path, untrained: dict[int, int]
+) -> None:
+    output = tmp_path / "search"
+    search(dataset, output, dropout, 2)
+    (output / "notes.txt").write_text("mine")
+    with pytest.raises(OutputError, match="--force"):
+        search(dataset, output, dropout, 1)
+    assert len(search(dataset, output, dropout, 1, force=True).trials) == 1
+    assert [path.name for path in output.glob("trial-*")] == ["trial-0001"]
+    assert (output / "notes.txt").read_text() == "mine"
 
 
 @pytest.mark.parametrize(
@@ -346,13 +393,6 @@ def test_a_space_that_cannot_be_searched_is_refused_before_anything_is_written(
 def test_the_space_of_the_defaults_can_be_searched(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no folder"):  # which is looked at after the space
         search(tmp_path / "nowhere", tmp_path / "search", Config(), 1)
-
-
-def test_values_may_be_lists_and_dictionaries(dataset: Path, tiny: Config, tmp_path: Path) -> None:
-    weights = {"high": 1.0, "low": 2.0}
-    result = search(dataset, tmp_path / "search", with_space(tiny, {"train.class_weights": [weights]}), 1)
-    assert result.best.settings == {"train.class_weights": weights}
-    assert load_config(tmp_path / "search" / "config.yaml").train.class_weights == weights
 
 
 def test_optuna_is_an_extra(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

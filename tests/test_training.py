@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import INTERRUPTED, Outcome, interruptible, settings, write_cries
+from conftest import INTERRUPTED, NORMS, TINY, Outcome, interruptible, settings, write_cries
 from safetensors.torch import load_file, save_file
 from transformers import Trainer
 
@@ -90,6 +90,17 @@ def start(data: Path, run: Path, config: Path, tmp_path: Path) -> subprocess.Pop
         assert time.monotonic() < deadline
         time.sleep(0.005)
     return process
+
+
+def steady(folder: Path, norm: str = "layer", layers: int = 2) -> Path:
+    """A tiny backbone with random weights that draws no random numbers in training: no dropout, no SpecAugment."""
+    from transformers import Wav2Vec2Config, Wav2Vec2Model
+
+    torch.manual_seed(0)
+    still = dict.fromkeys(("hidden_dropout", "attention_dropout", "activation_dropout", "feat_proj_dropout"), 0.0)
+    architecture = {**TINY, **NORMS[norm], **still, "num_hidden_layers": layers, "mask_time_prob": 0.0}
+    Wav2Vec2Model(Wav2Vec2Config(**architecture)).save_pretrained(folder)
+    return folder
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
