@@ -161,11 +161,10 @@ def _compose(config: AugmentConfig, sample_rate: int) -> Compose:
     p = config.probability
     transforms = []
     if config.speed:
-        # Signalsmith, the library's default method: as fast as librosa's phase vocoder for speed (23 against 21 ms
-        # for 7 s) and faster for pitch (28 against 35), 12 to 34 dB less spurious sound, onsets blurred half as long.
-        slowest, fastest = 1 - config.speed, 1 + config.speed
-        transforms.append(library.TimeStretch(slowest, fastest, leave_length_unchanged=False, p=p))
+        transforms.append(library.Lambda(_play, p=p, most=config.speed))
     if config.pitch_semitones:
+        # Signalsmith, the library's default method: 28 ms for 7 s where librosa's phase vocoder takes 35, with 12 dB
+        # less spurious sound and onsets blurred half as long.
         transforms.append(library.PitchShift(-config.pitch_semitones, config.pitch_semitones, p=p))
     if config.shift_seconds:
         transforms.append(library.Lambda(_shift, p=p, most_seconds=config.shift_seconds))
@@ -194,6 +193,15 @@ def _cutoffs(low_pass_hz: Sequence[float], sample_rate: int) -> tuple[float, flo
             "network's sample rate: there is nothing above"
         )
     return lowest, min(highest, limit)
+
+
+def _play(samples: Samples, sample_rate: int, most: float) -> Samples:
+    """Up to this share faster or slower, the pitch with it, as a tape is played (Ko et al. 2015, speed perturbation).
+
+    By resampling, which the library does not offer: 1 ms for 7 s, where stretching the time alone takes 25.
+    """
+    factor = random.uniform(1.0 - most, 1.0 + most)
+    return audio.resample(samples, round(sample_rate * factor), sample_rate, quality="MQ")
 
 
 def _shift(samples: Samples, sample_rate: int, most_seconds: float) -> Samples:

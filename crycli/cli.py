@@ -41,8 +41,14 @@ MACHINE_ERRORS = {
     errno.EMFILE: "too many open files: raise the limit (ulimit -n) or lower `workers`",
 }
 
-FULL_DISK_SIGNS = ("No space left on device", "PytorchStreamWriter failed", "iostream error", "unexpected pos")
-"""How safetensors and torch.save report a full disk."""
+FULL_DISK_SIGNS = (
+    "No space left on device",
+    "disk is full",
+    "PytorchStreamWriter failed",
+    "iostream error",
+    "unexpected pos",
+)
+"""How libraries report a full disk: safetensors, torch.save, SQLite."""
 
 app = typer.Typer(
     name="crycli",
@@ -397,7 +403,7 @@ def _cross_validate(data: Path, output: Path, settings: Config, folds: int, *, r
 
 
 def _search(data: Path, output: Path, settings: Config, trials: int, *, resume: bool, force: bool) -> int:
-    """Try settings; the recordings that could not be read are named while training."""
+    """Try settings; returns how many recordings could not be read."""
     from crycli import console
     from crycli.evaluation import number
     from crycli.search import search
@@ -418,7 +424,7 @@ def _search(data: Path, output: Path, settings: Config, trials: int, *, resume: 
     console.table(str(output), header, rows, numeric=header[:2])
     console.result(found.remark)
     console.note(f"The best model is {output / 'model'}, its settings are {output / 'config.yaml'}.")
-    return 0
+    return found.unreadable
 
 
 def _score_name(name: str) -> str:

@@ -219,9 +219,9 @@ class AugmentConfig(Section):
     low_pass_hz: Range | None = None
     """Nothing above a frequency drawn from [lowest, highest] Hz, as in phone recordings; null: not at all."""
     speed: float = Field(default=0.0, ge=0.0, le=0.5)
-    """Up to this share faster or slower, at the same pitch."""
+    """Up to this share faster or slower, and the pitch with it, as a tape is played."""
     pitch_semitones: float = Field(default=0.0, ge=0.0, le=12.0)
-    """Up to so many semitones higher or lower."""
+    """Up to so many semitones higher or lower, at the same speed. The one slow change: 30 ms for a clip of 7 s."""
     polarity: bool = False
     """Turn the waveform upside down."""
     mixup: float = Field(default=0.0, ge=0.0, le=10.0)

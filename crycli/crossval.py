@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from crycli import __version__, metrics, splitting
+from crycli import __version__, metrics
 from crycli.audio import Excerpt
 from crycli.checkpoint import read_json
 from crycli.config import Config, to_yaml
@@ -35,6 +35,7 @@ from crycli.outputs import (
 from crycli.predictions import columns, to_row
 from crycli.progress import OnStep, Step, silent
 from crycli.resuming import refuse_other_settings
+from crycli.splitting import assign_folds, split_off
 
 PLAN_FILE = "folds.json"
 BY_COLUMN, BY_LABEL = "the column fold", "dealt by label, groups whole"
@@ -209,7 +210,7 @@ def _make_plan(data: Path, config: Config, folds: int) -> _Plan:
     if rule == BY_COLUMN:
         _refuse_other_folds(clips, data, folds)
     else:
-        clips = splitting.assign_folds(clips, folds, config.data.seed)
+        clips = assign_folds(clips, folds, config.data.seed)
     _refuse_torn(clips, data)
     _warn_of_rare_labels(clips, folds)
     parts = {fold: _split(clips, fold, config) for fold in range(1, folds + 1)}
@@ -267,11 +268,10 @@ def _split(clips: Sequence[Clip], fold: int, config: Config) -> dict[str, list[C
         raise ConfigError(
             f"data.validation_share of {config.data.validation_share:g} leaves nothing to train on beside fold {fold}"
         )
-    place = splitting._assign(rest, (1.0 - share, share), config.data.seed, {}, first=0)
-    names = {group: PARTS[number] for group, number in place.items()}
+    part_of = split_off(rest, share, config.data.seed)
     parts: dict[str, list[Clip]] = {part: [] for part in PARTS}
     for clip in clips:
-        parts["test" if clip.fold == fold else names[clip.group]].append(clip)
+        parts["test" if clip.fold == fold else part_of[clip.group]].append(clip)
     _refuse_unlearnt(clips, parts, fold)
     return parts
 

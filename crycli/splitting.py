@@ -72,6 +72,21 @@ def split(
     return parts
 
 
+def split_off(clips: Sequence[Clip], share: float, seed: int) -> dict[str, str]:
+    """The part of each group where a share of the clips is set aside from training for validation, as in `split`.
+
+    Args:
+        clips: what to split; at least one.
+        share: of the clips.
+        seed: of the draw.
+
+    Returns:
+        Group to "train" or "validation"; too few groups leave validation empty.
+    """
+    placed = _assign(clips, (1.0 - share, share), seed, {}, first=0)
+    return {group: PARTS[number] for group, number in placed.items()}
+
+
 def assign_folds(clips: Sequence[Clip], folds: int, seed: int, kept: Mapping[str, int] | None = None) -> list[Clip]:
     """Give each clip the fold of its group, from 1: stratified by label, the folds of one size.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import io
 import logging
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -521,6 +522,8 @@ def _inputs_of(module: nn.Module) -> Iterator[list[torch.Tensor]]:
 
 def _write_pictures(folder: Path, pooled: torch.Tensor, trainer: CTCTrainer) -> None:
     """For TensorBoard: the kept epoch's confusion matrix, and the validation windows' pooled vectors to project."""
+    for earlier in (folder / "projector_config.pbtxt", *folder.glob("[0-9]*/")):  # as of a run that was finished before
+        shutil.rmtree(earlier) if earlier.is_dir() else earlier.unlink(missing_ok=True)
     writer = _tensorboard_writer(folder)
     if trainer.report is not None:
         _add_confusion(writer, trainer.report, trainer.state.best_global_step or 0)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,9 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import NORMS, TINY, Outcome, cry, settings
+from conftest import cry, settings
 from safetensors.torch import load_file
-from test_training import history, newest, results, same, steady, weights
+from test_training import close, history, listening, newest, results, same, steady, weights, without_pictures
 
 from crycli import audio
 from crycli.audio import SAMPLE_RATE
@@ -67,19 +66,9 @@ def fit(skewed: Path, backbone: Path, tmp_path: Path) -> Fit:
     return run
 
 
-@pytest.fixture
-def said() -> Iterator[list[str]]:
-    """The warnings that crycli gives while the test runs."""
-    messages: list[str] = []
-
-    class Listener(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            messages.append(record.getMessage())
-
-    listener = Listener(logging.WARNING)
-    logging.getLogger("crycli").addHandler(listener)
-    yield messages
-    logging.getLogger("crycli").removeHandler(listener)
+@pytest.fixture(autouse=True)
+def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_pictures(monkeypatch)
 
 
 def answers(run: Path, data: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
@@ -104,6 +93,12 @@ def losses(
 
 
 BALANCED = (24 / (2 * RARE), 24 / (2 * COMMON))
+ALL_AT_ONCE = (
+    "train.class_weights=balanced",
+    "train.focal_gamma=0.5",
+    "train.label_smoothing=0.1",
+    "train.logit_adjustment=0.5",
+)
 
 
 @pytest.mark.parametrize(
@@ -115,14 +110,7 @@ BALANCED = (24 / (2 * RARE), 24 / (2 * COMMON))
         (("train.logit_adjustment=1.0",), (1, 1), 0, 0, 1),
         (("train.class_weights=none", "train.focal_gamma=2.0"), (1, 1), 0, 2, 0),
         (("train.class_weights=none", "train.label_smoothing=0.2"), (1, 1), 0.2, 0, 0),
-        (
-            ("train.class_weights=balanced", "train.focal_gamma=0.5", "train.label_smoothing=0.1")
-            + ("train.logit_adjustment=0.5",),
-            BALANCED,
-            0.1,
-            0.5,
-            0.5,
-        ),
+        (ALL_AT_ONCE, BALANCED, 0.1, 0.5, 0.5),
     ],
 )
 def test_the_loss_that_is_trained_with_is_the_one_that_is_configured(
@@ -182,7 +170,7 @@ def test_what_balances_finds_the_rare_label_where_the_plain_recipe_answers_the_c
 def test_batches_that_are_accumulated_train_as_one_does(
     whole: int, batch: int, accumulation: int, fit: Fit, tmp_path: Path
 ) -> None:
-    """24 clips: 10, 10 and 4, or 15 and 9, so that the last update is of fewer batches, and one batch of fewer clips."""
+    """Of 24 clips, as 10, 10 and 4, or 15 and 9: the last update is of fewer batches, and one of these of fewer clips."""
     rate = ("train.epochs=2", "train.learning_rate=0.001", "train.class_weights=balanced", "train.label_smoothing=0.1")
     fit("whole", *rate, f"train.batch_size={whole}")
     fit("cut", *rate, f"train.batch_size={batch}", f"train.gradient_accumulation={accumulation}")
@@ -191,13 +179,182 @@ def test_batches_that_are_accumulated_train_as_one_does(
         assert one == pytest.approx(other, rel=1e-4)
 
 
-def close(some: dict[str, torch.Tensor], others: dict[str, torch.Tensor], tolerance: float) -> None:
-    """Assert that weights are equal but for rounding."""
-    assert some.keys() == others.keys()
-    apart = {
-        name: float((some[name] - others[name]).abs().max())
-        for name in some
-        # What a key's bias adds cancels in the softmax: its gradient is rounding alone, which Adam makes large.
-        if not name.endswith("k_proj.bias")
+@pytest.mark.parametrize(("select_by", "batch"), [("macro_f1", 8), ("balanced_accuracy", 8), ("macro_auc", 24)])
+def test_the_epoch_that_is_kept_is_the_best_by_the_chosen_score(
+    select_by: str, batch: int, fit: Fit, skewed: Path, tmp_path: Path
+) -> None:
+    """At such a rate the scores jump up and down, and each of the three is best in another epoch than another one."""
+    rate = ("train.learning_rate=0.1", "train.epochs=6", f"train.batch_size={batch}")
+    trainer = fit("run", *HEAD, *rate, f"train.select_by={select_by}")
+    rows = history(tmp_path / "run")
+    best = min(rows, key=lambda row: (-row[f"validation_{select_by}"], row["validation_loss"]))
+    assert results(tmp_path / "run")["best_epoch"] == best["epoch"]
+    truth, p = answers(tmp_path / "run", skewed, "validation")
+    assert -np.log(p[np.arange(len(truth)), truth]).mean() == pytest.approx(best["validation_loss"], rel=1e-4)
+    assert trainer.report is not None
+    assert trainer.report.accuracy == pytest.approx(best["validation_accuracy"], abs=1e-5)
+
+
+def test_patience_ends_a_run_that_no_longer_gets_better(fit: Fit, tmp_path: Path) -> None:
+    fit("run", *HEAD, *WORSENING, "train.patience=2")
+    epoch = results(tmp_path / "run")["best_epoch"]
+    assert [row["epoch"] for row in history(tmp_path / "run")] == list(range(1, epoch + 3))
+    assert epoch + 2 < 8
+
+
+WORSENING = ("train.epochs=8", "train.learning_rate=0.3", "train.batch_size=24", "train.keep_checkpoints=9")
+
+
+@pytest.mark.parametrize("how", ["patience", "on_epoch"])
+def test_a_run_that_was_stopped_early_and_killed_is_finished_without_training_on(
+    how: str, fit: Fit, tmp_path: Path
+) -> None:
+    told: list[int] = []
+
+    def two(row: Any) -> bool:
+        told.append(row["epoch"])
+        return row["epoch"] < 2
+
+    patience = ["train.patience=1"] if how == "patience" else []
+    options = {"on_epoch": two} if how == "on_epoch" else {}
+    fit("run", *HEAD, *WORSENING, *patience, **options)
+    run, kept, rows = tmp_path / "run", weights(tmp_path / "run"), history(tmp_path / "run")
+    assert 2 <= len(rows) < 8
+    last = newest(run)
+    for name in ("model", "curves.png", "metrics.json", "history.csv"):  # all that is written at the end
+        target = run / name
+        shutil.rmtree(target) if target.is_dir() else target.unlink()
+    fit("run", *HEAD, *WORSENING, *patience, **options, resume=True)
+    assert same(weights(run), kept)
+    assert history(run) == rows
+    assert newest(run) == last
+    assert told in ([], [1, 2])  # none a second time
+
+
+def test_training_stops_where_on_epoch_says_so_and_is_told_each_row(fit: Fit, tmp_path: Path) -> None:
+    told: list[dict[str, Any]] = []
+    fit("run", *HEAD, "train.epochs=5", on_epoch=lambda row: told.append(dict(row)) or len(told) < 3)
+    assert [{key: float(f"{value:.6g}") for key, value in row.items()} for row in told] == history(tmp_path / "run")
+    assert len(told) == 3
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_a_loss_that_is_no_number_stops_with_the_step_and_the_clips_of_the_batch(
+    accumulation: int, fit: Fit, skewed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[list[bytes]] = []
+    whole = Wav2Vec2ForSpeechClassification.forward
+
+    def forward(self: Any, input_values: torch.Tensor, attention_mask: torch.Tensor, **rest: Any) -> Any:
+        output = whole(self, input_values, attention_mask, **rest)
+        if self.training:
+            lengths = attention_mask.sum(1).tolist()
+            heard.append([row[:length].numpy().tobytes() for row, length in zip(input_values, lengths, strict=True)])
+            if len(heard) == 4:
+                output.logits = output.logits * torch.nan
+        return output
+
+    monkeypatch.setattr(Wav2Vec2ForSpeechClassification, "forward", forward)
+    with pytest.raises(TrainingError) as caught:
+        fit("run", "train.epochs=1", "train.batch_size=3", f"train.gradient_accumulation={accumulation}")
+    (line,) = str(caught.value).splitlines()
+    assert f"at step {4 // accumulation}," in line
+    named = line.partition("in the batch of ")[2].partition(": ")[0].split(", ")
+    sounds = [audio.normalise(audio.load(skewed / name, SAMPLE_RATE)).tobytes() for name in named]
+    assert sorted(sounds) == sorted(heard[3])
+    assert len(named) == 3
+
+
+@pytest.mark.parametrize(
+    ("batch", "rate"),
+    [
+        (24, 0.3),  # one update an epoch: the first epoch is as good as chance
+        (4, 0.9),  # the first epoch is far worse than chance already
+    ],
+)
+def test_a_training_that_diverges_is_warned_of_once(batch: int, rate: float, fit: Fit, tmp_path: Path) -> None:
+    with listening() as said:
+        fit("run", *HEAD, "train.epochs=4", f"train.batch_size={batch}", f"train.learning_rate={rate}")
+    assert max(row["train_loss"] for row in history(tmp_path / "run")) > 3 * np.log(2)
+    (line,) = said
+    assert "diverges" in line
+    assert f"train.learning_rate (it is {rate})" in line
+
+
+def changed(run: Path, epoch: int, before: dict[str, torch.Tensor]) -> set[str]:
+    """The parts of the network whose weights an epoch has changed; `before` is brought up to date."""
+    (folder,) = [path for path in run.glob("checkpoints/checkpoint-*") if epoch_of(path) == epoch]
+    found = set()
+    for name, tensor in load_file(folder / "model.safetensors").items():
+        if not torch.equal(tensor, before[name]):
+            found.add(part_of(name))
+        before[name] = tensor
+    return found
+
+
+def epoch_of(checkpoint: Path) -> float:
+    """The epoch after which a checkpoint was written."""
+    return float(json.loads((checkpoint / "trainer_state.json").read_text())["epoch"])
+
+
+def part_of(name: str) -> str:
+    """ "head", "layer 2", "convolutions" or "rest"."""
+    if not name.startswith("wav2vec2."):
+        return "head"
+    if ".layers." in name:
+        return f"layer {name.partition('.layers.')[2].partition('.')[0]}"
+    return "convolutions" if ".feature_extractor." in name else "rest"
+
+
+@pytest.mark.parametrize("freeze", ["none", "encoder"])
+def test_gradual_unfreezing_trains_the_head_first_then_layer_by_layer_and_the_convolutions_last_or_never(
+    freeze: str, fit: Fit, tmp_path: Path
+) -> None:
+    three = steady(tmp_path / "three", layers=3)
+    unfreeze = ("train.unfreeze_layers=1", "train.epochs=4", "train.warmup_share=0.0", "train.keep_checkpoints=4")
+    fit("run", f"model.backbone={three}", f"model.freeze={freeze}", *unfreeze, "train.learning_rate=0.001")
+    fit("start", f"model.backbone={three}", *STILL)
+    before = weights(tmp_path / "start")
+    epochs = [changed(tmp_path / "run", epoch, before) for epoch in (1, 2, 3, 4)]
+    assert epochs[:3] == [{"head"}, {"head", "layer 2"}, {"head", "layer 2", "layer 1"}]
+    everything = {"head", "layer 2", "layer 1", "layer 0", "rest"}
+    assert epochs[3] == everything | ({"convolutions"} if freeze == "none" else set())
+
+
+def test_the_backbone_learns_at_its_share_of_the_rate(fit: Fit, tmp_path: Path) -> None:
+    steps = ("train.epochs=1", "train.learning_rate=0.0001", "train.batch_size=24", "train.warmup_share=0.0")
+    fit("start", *STILL)
+    start = weights(tmp_path / "start")
+    moved: dict[str, dict[str, float]] = {}
+    for share in ("1.0", "0.1"):
+        fit(share, *steps, f"train.backbone_rate={share}", "train.weight_decay=0.0")
+        after = weights(tmp_path / share)
+        moved[share] = {name: float((after[name] - start[name]).abs().mean()) for name in start}
+    for name in ("wav2vec2.encoder.layers.1.attention.q_proj.weight", "wav2vec2.feature_projection.projection.weight"):
+        assert moved["0.1"][name] == pytest.approx(0.1 * moved["1.0"][name], rel=0.01)
+    for name in ("classifier.dense.weight", "classifier.out_proj.weight"):
+        assert moved["0.1"][name] == pytest.approx(moved["1.0"][name], rel=0.01)
+
+
+def test_lora_trains_adapters_and_leaves_a_plain_model_that_answers_as_it_was_validated(
+    fit: Fit, skewed: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("peft")
+    lora = ("model.lora_rank=2", "train.epochs=3", "train.learning_rate=0.01", "train.keep_checkpoints=4")
+    fit("run", *lora)
+    fit("start", *STILL)
+    run, start = weights(tmp_path / "run"), weights(tmp_path / "start")
+    assert run.keys() == start.keys()
+    moved = {name for name in start if not torch.equal(run[name], start[name])}
+    projections = ("_proj.weight", "_dense.weight")
+    assert {name for name in moved if name.startswith("wav2vec2.")} == {
+        name for name in start if ".layers." in name and name.endswith(projections)
     }
-    assert max(apart.values()) < tolerance, {name: apart[name] for name in sorted(apart, key=apart.__getitem__)[-3:]}
+    truth, p = answers(tmp_path / "run", skewed, "validation")
+    validated = results(tmp_path / "run")["validation"]
+    assert -np.log(p[np.arange(len(truth)), truth]).mean() == pytest.approx(validated["loss"], rel=1e-4)
+    # A run that is broken off has its adapters in the checkpoints.
+    shutil.rmtree(tmp_path / "run" / "model")
+    shutil.rmtree(newest(tmp_path / "run"))
+    fit("run", *lora, resume=True)
+    assert same(weights(tmp_path / "run"), run)
