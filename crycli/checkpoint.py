@@ -21,14 +21,13 @@ from crycli import __version__
 from crycli.audio import HIGHEST_RATE, LOWEST_RATE, SAMPLE_RATE
 from crycli.config import SHORTEST_SECONDS, AugmentConfig, Config
 from crycli.errors import CheckpointError
-from crycli.mini import MINI_ARCHITECTURE, initialise
+from crycli.mini import MINI, MINI_ARCHITECTURE, initialise
 
 if TYPE_CHECKING:
     from transformers import Wav2Vec2FeatureExtractor
 
     from crycli.model import SpeechClassification
 
-MINI = "mini"
 BACKBONES = ("wav2vec2", "hubert", "wavlm", "data2vec-audio", "unispeech-sat")
 """The keys of `model.FAMILIES`, once more: to ask there takes the seconds in which torch is imported."""
 OWN_TYPE = "crycli_"  # what the model_type of a classifier has before its backbone's

@@ -349,7 +349,7 @@ def _mode(folds: int | None, search: int | None) -> list[str]:
 
 def _train(data: Path, output: Path, settings: Config, *, resume: bool, force: bool) -> int:
     """Train once; returns how many recordings could not be read."""
-    from crycli import console
+    from crycli import console, recipe
     from crycli.trainer import best_epoch
     from crycli.training import train
 
@@ -361,7 +361,7 @@ def _train(data: Path, output: Path, settings: Config, *, resume: bool, force: b
             str(output),
             ("", ""),
             [
-                ("best epoch", f"{best['epoch']} of {settings.train.epochs}"),
+                ("best epoch", f"{best['epoch']} of {recipe.epochs(settings)}"),
                 ("validation macro F1", f"{best['validation_macro_f1']:.3f}"),
                 ("validation balanced accuracy", f"{best['validation_balanced_accuracy']:.3f}"),
                 ("validation accuracy", f"{best['validation_accuracy']:.3f}"),
@@ -636,7 +636,7 @@ def demo(
 
     # Each synthetic baby has clips of every label; the expression keeps a baby on one side of the split.
     step("prepare", recordings, "-o", data, *unless_set("data.group_by", "--set", r"data.group_by=baby-\d+"))
-    own = [*unless_set("model.backbone", "--backbone", "mini"), *unless_set("train.epochs", "--epochs", "8")]
+    own = [*unless_set("model.backbone", "--backbone", "mini"), *unless_set("train.epochs", "--epochs", "15")]
     step("train", data, "-o", run, *own)
     step("eval", run, data, "-o", report)
     unheard = {clip.label: os.path.relpath(clip.path) for clip in read_manifest(Path(data) / "test.csv")}

@@ -237,8 +237,8 @@ class AugmentConfig(Section):
 class TrainConfig(Section):
     """Fine-tuning."""
 
-    epochs: int = Field(default=10, ge=1)
-    """Passes over the training part."""
+    epochs: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    """Passes over the training part; auto: 60 for mini and for a head alone, 10 for a pretrained backbone."""
     batch_size: int = Field(default=8, ge=1)
     """Clips in one forward pass."""
     gradient_accumulation: int = Field(default=1, ge=1)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from crycli import __version__, metrics, pages
+from crycli import __version__, metrics, pages, recipe
 from crycli.config import Config, flatten
 from crycli.manifest import Clip
 from crycli.outputs import write_text
@@ -154,6 +154,7 @@ def write_card(file: Path, facts: CardFacts) -> None:
         "facts": facts,
         "config": facts.config,
         "version": __version__,
+        "epochs": recipe.epochs(facts.config),
         "commonest_label": facts.report.commonest_label,
         "scores": _scores(facts),
         "select_by": SCORES[facts.config.train.select_by],

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from crycli import __version__
+from crycli import __version__, recipe
 from crycli.checkpoint import read_json
 from crycli.config import Config, Interval, flatten, load_config, setting_paths, to_yaml
 from crycli.errors import CheckpointError, ConfigError, CrycliError, DataError, TrainingError
@@ -443,7 +443,7 @@ def _reporter(study: Study, trial: Trial, config: Config) -> Callable[[Mapping[s
     """For `train`: takes each epoch's scores to Optuna, and stops the trial where it falls below the median."""
     from optuna.pruners import MedianPruner
 
-    score, epochs = f"validation_{config.train.select_by}", config.train.epochs
+    score, epochs = f"validation_{config.train.select_by}", recipe.epochs(config)
     study.pruner = MedianPruner(UNPRUNED_TRIALS, n_warmup_steps=int(epochs * UNPRUNED_SHARE) + 1)
     reported = set(study.get_trials(deepcopy=False)[trial.number].intermediate_values)
 

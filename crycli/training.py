@@ -22,8 +22,8 @@ from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl,
 from transformers.integrations.integration_utils import TensorBoardCallback
 from transformers.trainer_utils import PredictionOutput
 
-from crycli import __version__, embeddings, metrics, modelcard
-from crycli.checkpoint import MINI, build_model, locate_backbone, quiet_libraries, read_json, save_model_folder
+from crycli import __version__, embeddings, metrics, modelcard, recipe
+from crycli.checkpoint import build_model, locate_backbone, quiet_libraries, read_json, save_model_folder
 from crycli.config import Config, to_yaml
 from crycli.dataset import (
     DataCollatorCTCWithPadding,
@@ -49,10 +49,6 @@ from crycli.sampling import ClipSampler
 from crycli.trainer import HISTORY_COLUMNS, CTCTrainer, OnEpoch, Task, Unfreezing, best_epoch, history
 
 RUN_FILES = ("model", "checkpoints", "logs", "config.yaml", "metrics.json", "history.csv", "curves.png")
-
-LEARNING_RATES = {"fresh": 1e-3, "lora": 3e-4, "pretrained": 3e-5}
-"""For `train.learning_rate: auto`: from scratch; adapters, as in LoRA (arXiv 2106.09685); fine-tuning, as in wav2vec
-2.0 (arXiv 2006.11477)."""
 
 SECONDS_BETWEEN_PICTURES = 30.0  # drawing one takes 0.4 s, as long as some epochs of a head alone
 MOST_LOADERS = 8  # processes that prepare batches; more only wait
@@ -284,7 +280,7 @@ def _task(network: SpeechClassification, setup: Setup, batch: int) -> tuple[nn.M
     )
     loss = _loss(config, prepared.labels, np.bincount(labels, minlength=len(prepared.labels)))
     rows = TrainingClips(prepared, config)
-    if effective_freeze(config) == "backbone":
+    if recipe.effective_freeze(config) == "backbone":
         reason = _why_not_embedded(network, rows)
         if not reason:
             return _embedded_task(network, setup, loss, sampler)
@@ -352,29 +348,12 @@ def resolve_precision(wanted: str, device: str) -> str:
     return wanted
 
 
-def effective_freeze(config: Config) -> str:
-    """What is frozen: "none", "encoder" or "backbone"."""
-    if config.model.freeze != "auto":
-        return config.model.freeze
-    return "none" if config.model.backbone == MINI else "encoder"
-
-
 def _freeze(network: SpeechClassification, config: Config) -> None:
-    freeze = effective_freeze(config)
+    freeze = recipe.effective_freeze(config)
     if freeze == "encoder":
         network.freeze_feature_encoder()
     elif freeze == "backbone":
         network.freeze_backbone()
-
-
-def _learning_rate(config: Config) -> float:
-    rate = config.train.learning_rate
-    if rate != "auto":
-        return rate
-    if config.model.lora_rank is not None:
-        return LEARNING_RATES["lora"]
-    fresh = config.model.backbone == MINI or effective_freeze(config) == "backbone"
-    return LEARNING_RATES["fresh" if fresh else "pretrained"]
 
 
 def _arguments(
@@ -389,11 +368,11 @@ def _arguments(
     settings = config.train
     return TrainingArguments(
         output_dir=str(output / "checkpoints"),
-        num_train_epochs=settings.epochs,
+        num_train_epochs=recipe.epochs(config),
         per_device_train_batch_size=batch or settings.batch_size,
         per_device_eval_batch_size=batch or settings.batch_size,
         gradient_accumulation_steps=accumulation or settings.gradient_accumulation,
-        learning_rate=_learning_rate(config),
+        learning_rate=recipe.learning_rate(config),
         lr_scheduler_type=settings.schedule,
         warmup_steps=settings.warmup_share,  # below 1 it is a share
         weight_decay=settings.weight_decay,
@@ -475,7 +454,7 @@ def _finish(
         "weights_trained": trained,
         "clips": {part: len(dataset) for part, dataset in prepared.parts.items()},
         "unreadable": len(prepared.unreadable),
-        "epochs": config.train.epochs,
+        "epochs": recipe.epochs(config),
         "best_epoch": best["epoch"],
         "validation": {
             name.removeprefix("validation_"): value for name, value in best.items() if name.startswith("validation_")

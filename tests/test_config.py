@@ -88,7 +88,7 @@ OTHER_VALUES: dict[str, st.SearchStrategy[Any]] = {
     "augment.time_mask": st.just("auto") | st.floats(0.0, 0.9),
     "augment.feature_mask": st.just("auto") | st.floats(0.0, 0.9),
     "augment.short_clips": st.sampled_from(["pad", "repeat"]),
-    "train.epochs": st.integers(1, 1000),
+    "train.epochs": st.just("auto") | st.integers(1, 1000),
     "train.batch_size": st.integers(1, 1000),
     "train.gradient_accumulation": st.integers(1, 64),
     "train.group_by_length": st.booleans(),

@@ -124,7 +124,7 @@ def test_the_network_is_described(tmp_path: Path) -> None:
     assert (row(text, "pooling"), row(text, "layers")) == (["attention"], ["weighted"])
     assert row(text, "weights") == ["980,000, of which 970,000 were trained"]
     assert f"crycli {__version__}" in text
-    assert "Epoch 7 of 10" in text
+    assert "Epoch 7 of 60" in text
 
 
 def test_the_data_are_counted_by_label_and_part(tmp_path: Path) -> None:

@@ -170,7 +170,7 @@ def test_what_balances_finds_the_rare_label_where_the_plain_recipe_answers_the_c
 def test_batches_that_are_accumulated_train_as_one_does(
     whole: int, batch: int, accumulation: int, fit: Fit, tmp_path: Path
 ) -> None:
-    """Of 24 clips, as 10, 10 and 4, or 15 and 9: the last update is of fewer batches, and one of these of fewer clips."""
+    """24 clips as 10, 10 and 4, or as 15 and 9: the last update has fewer batches, and one of them fewer clips."""
     rate = ("train.epochs=2", "train.learning_rate=0.001", "train.class_weights=balanced", "train.label_smoothing=0.1")
     fit("whole", *rate, f"train.batch_size={whole}")
     fit("cut", *rate, f"train.batch_size={batch}", f"train.gradient_accumulation={accumulation}")

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import logging
+import math
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,7 +25,10 @@ from safetensors.torch import load_file, save_file
 from transformers import Trainer
 
 from crycli.config import Config, load_config
+from crycli.errors import ConfigError
+from crycli.model import Wav2Vec2ForSpeechClassification
 from crycli.prepare import prepare_dataset_csv
+from crycli.progress import Step
 from crycli.training import CTCTrainer, train
 
 Train = Callable[..., Path]
@@ -557,3 +562,253 @@ def test_a_full_disk_shows_no_traceback_in_a_real_process(
     assert (done.code, done.out) == (1, "")
     assert "disk is full" in done.err
     assert done.err.count("\n") == 1
+
+
+class Killed(BaseException):
+    """What ends a training in this process as a kill would: nothing is caught, nothing is written any more."""
+
+
+def killed_at(name: str, count: int) -> Callable[[Step], None]:
+    """An `on_step` that ends the training when it is told of such a step for the so many-th time."""
+    seen: list[str] = []
+
+    def on_step(step: Step) -> None:
+        seen.append(step.name)
+        if seen.count(name) == count:
+            raise Killed
+
+    return on_step
+
+
+OUT = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+
+def limit_memory(
+    monkeypatch: pytest.MonkeyPatch, clips: int, *, passes: int = 0, error: BaseException = OUT
+) -> list[int]:
+    """After so many passes no batch of more clips fits. Each pass in training adds its clips to the list returned."""
+    done: list[int] = []
+    whole = Wav2Vec2ForSpeechClassification.forward
+
+    def forward(self: Any, input_values: torch.Tensor, *arguments: Any, **named: Any) -> Any:
+        if len(done) >= passes and len(input_values) > clips:
+            raise error
+        if self.training:
+            done.append(len(input_values))
+        return whole(self, input_values, *arguments, **named)
+
+    monkeypatch.setattr(Wav2Vec2ForSpeechClassification, "forward", forward)
+    return done
+
+
+@pytest.fixture
+def still(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Train a tiny backbone without anything random and without pictures: still("run", "train.epochs=2")."""
+    without_pictures(monkeypatch)
+    backbone = steady(tmp_path / "backbone")
+
+    def run(name: str, *assignments: str, data: Path = data, **options: Any) -> Path:
+        config = settings(
+            f"model.backbone={backbone}", "model.final_dropout=0.0", "train.learning_rate=0.001", *assignments
+        )
+        train(data, tmp_path / name, config, **options)
+        return tmp_path / name
+
+    return run
+
+
+@pytest.mark.parametrize(("batch", "fits", "warnings"), [(8, 2, 2), (6, 1, 2), (5, 1, 1)])
+def test_where_the_memory_runs_out_smaller_batches_train_the_same(
+    batch: int, fits: int, warnings: int, still: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    once = ("train.epochs=1", "train.class_weights=balanced")
+    expected = still("small", *once, f"train.batch_size={fits}", f"train.gradient_accumulation={batch // fits}")
+    limit_memory(monkeypatch, 2)
+    with listening() as said:
+        run = still("run", *once, f"train.batch_size={batch}")
+    assert [line.startswith("out of memory") for line in said] == [True] * warnings
+    assert f"batches of {fits}, of which {batch // fits} make an update" in said[-1]
+    close(weights(run), weights(expected), 1e-6)
+    assert history(run) == [pytest.approx(row, rel=1e-5) for row in history(expected)]
+
+
+@pytest.mark.parametrize(("minutes", "again"), [(10, 24), (1e-9, 16)])
+def test_where_the_memory_runs_out_later_it_goes_on_from_the_last_checkpoint(
+    minutes: float, again: int, still: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the second step of the second epoch, of three steps an epoch: after checkpoint 3, or after checkpoint 4."""
+    often = ("train.epochs=2", "train.batch_size=8", f"train.checkpoint_minutes={minutes}")
+    expected = still("roomy", *often)
+    done = limit_memory(monkeypatch, 4, passes=4)
+    told: list[int] = []
+    with listening() as said:
+        run = still("run", *often, on_epoch=lambda row: told.append(row["epoch"]) is None)
+    assert len(said) == 1
+    assert done[:4] == [8] * 4
+    assert done[4:] == [4] * (again // 4)
+    assert told == [1, 2]
+    close(weights(run), weights(expected), 1e-6)
+    assert history(run) == [pytest.approx(row, rel=1e-5) for row in history(expected)]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OUT,
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory"),
+        MemoryError("Unable to allocate 2.3 GiB for an array with shape (1, 3) and data type float32"),
+    ],
+)
+def test_where_the_memory_does_not_hold_a_single_clip_one_line_says_what_to_do(
+    error: BaseException,
+    data: Path,
+    backbones: dict[str, Path],
+    tmp_path: Path,
+    crycli: Callable[..., Outcome],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    limit_memory(monkeypatch, 0, error=error)
+    done = crycli("-q", "train", data, "-o", tmp_path / "run", "--backbone", backbones["layer"], "--batch-size", 2)
+    line = error_line(done)
+    assert "out of memory" in line
+    assert "data.max_seconds" in line
+    assert not (tmp_path / "run" / "model").exists()
+
+
+def test_another_fault_of_the_network_is_not_taken_for_a_lack_of_memory(
+    still: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit_memory(monkeypatch, 0, error=RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    with listening() as said, pytest.raises(RuntimeError, match="mat1 and mat2"):
+        still("run")
+    assert said == []
+
+
+def test_the_history_is_there_after_each_epoch(still: Callable[..., Path], tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        still("run", "train.epochs=3", on_step=killed_at("train", 8))  # three updates an epoch
+    assert [row["epoch"] for row in history(tmp_path / "run")] == [1, 2]
+    assert not (tmp_path / "run" / "model").exists()
+
+
+def test_a_table_grows_on_standard_error_and_the_summary_alone_is_on_standard_output(
+    data: Path, backbones: dict[str, Path], tmp_path: Path, crycli: Callable[..., Outcome]
+) -> None:
+    command = ("train", data, "-o", tmp_path / "run", "--backbone", backbones["layer"], "--epochs", 3)
+    done = crycli(*command)
+    lines = [line.split() for line in done.err.splitlines()]
+    columns = "epoch train loss validation loss macro F1 balanced acc. learning rate clips/s time left".split()
+    header = lines.index(columns)
+    epochs = [line for line in lines if "/3" in line[0]]
+    assert lines.count(columns) == 1
+    assert lines[header + 1 : header + 4] == epochs
+    assert [line[:5] for line in epochs] == [
+        [f"{row['epoch']:.0f}/3"]
+        + [f"{row[name]:.3f}" for name in ("train_loss", "validation_loss", "validation_macro_f1")]
+        + [f"{row['validation_balanced_accuracy']:.3f}"]
+        for row in history(tmp_path / "run")
+    ]
+    best = results(tmp_path / "run")["best_epoch"]
+    assert [" ".join(line[-3:]) for line in epochs][int(str(best)) - 1] == "best so far"
+    assert [line.split("  ")[0] for line in done.out.splitlines() if line] == [
+        str(tmp_path / "run"),
+        "best epoch",
+        "validation macro F1",
+        "validation balanced accuracy",
+        "validation accuracy",
+        "model",
+    ]
+    assert f"{best} of 3" in done.out
+    quiet = crycli("-q", *command, "--force")
+    assert (quiet.code, quiet.out, quiet.err) == (0, "", "")
+
+
+def test_curves_confusion_matrix_and_projector_are_there_to_look_at(long_run: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    with Image.open(long_run / "curves.png") as curves:
+        assert min(curves.size) > 300
+    best = min(history(long_run), key=lambda row: (-row["validation_macro_f1"], row["validation_loss"]))
+    events = EventAccumulator(str(long_run / "logs"))
+    events.Reload()
+    picture = events.Images("validation/confusion_matrix")[-1]
+    assert picture.step == best["step"]
+    with Image.open(io.BytesIO(picture.encoded_image_string)) as matrix:
+        assert min(matrix.size) > 100
+    assert {"eval/log_loss", "eval/balanced_accuracy", "train/learning_rate"} <= set(events.Tags()["scalars"])
+    (vectors,) = (long_run / "logs").rglob("tensors.tsv")
+    rows = [line.split("\t") for line in vectors.read_text().splitlines()]
+    assert (len(rows), {len(row) for row in rows}) == (4, {32})
+    assert sorted(vectors.with_name("metadata.tsv").read_text().split()) == ["high", "high", "low", "low"]
+    assert (long_run / "logs" / "projector_config.pbtxt").is_file()
+
+
+def test_the_metrics_say_what_was_trained_on_what_and_how_well(long_run: Path) -> None:
+    metrics = json.loads((long_run / "metrics.json").read_text())
+    best = history(long_run)[metrics["best_epoch"] - 1]
+    scores = ("loss", "accuracy", "balanced_accuracy", "macro_f1", "macro_auc")
+    assert set(metrics["validation"]) == set(scores)
+    assert all(metrics["validation"][name] == pytest.approx(best[f"validation_{name}"], rel=1e-5) for name in scores)
+    for name, (low, high) in metrics["validation_intervals"].items():
+        assert 0 <= low <= high <= 1
+        if name in metrics["validation"]:
+            assert low <= metrics["validation"][name] <= high
+    told = {"crycli_version", "backbone", "epochs", "seconds", "device", "precision", "processes", "unreadable"}
+    assert told | {"torch_version", "transformers_version"} < metrics.keys()
+    assert metrics["processes"] == 1
+
+
+def keep_rows(file: Path, keep: Callable[[str], bool]) -> None:
+    """Leave out rows of a manifest."""
+    header, *rows = file.read_text().splitlines()
+    file.write_text("\n".join([header, *filter(keep, rows)]) + "\n")
+
+
+def test_a_label_that_is_not_validated_leaves_scores_of_the_others(
+    small: Path, backbones: dict[str, Path], tmp_path: Path, crycli: Callable[..., Outcome]
+) -> None:
+    keep_rows(small / "validation.csv", lambda row: ",low," in row)
+    done = crycli("train", small, "-o", tmp_path / "run", "--backbone", backbones["layer"], "--epochs", 2)
+    assert done.code == 0
+    validation = json.loads((tmp_path / "run" / "metrics.json").read_text())["validation"]
+    assert validation["macro_auc"] is None
+    assert validation["balanced_accuracy"] == validation["accuracy"]
+
+
+def test_a_score_that_validation_cannot_give_is_refused_before_anything_is_trained(
+    small: Path, still: Callable[..., Path], tmp_path: Path, backbones: dict[str, Path]
+) -> None:
+    keep_rows(small / "validation.csv", lambda row: ",low," in row)
+    told: list[str] = []
+    config = settings(f"model.backbone={backbones['layer']}", "train.epochs=1", "train.select_by=macro_auc")
+    with pytest.raises(ConfigError, match="macro_auc"):
+        train(small, tmp_path / "run", config, on_step=lambda step: told.append(step.name))
+    assert "train" not in told
+
+
+def test_one_label_alone_is_refused_with_one_line(
+    small: Path, backbones: dict[str, Path], tmp_path: Path, crycli: Callable[..., Outcome]
+) -> None:
+    for part in ("train", "validation"):
+        keep_rows(small / f"{part}.csv", lambda row: ",low," in row)
+    line = error_line(crycli("-q", "train", small, "-o", tmp_path / "run", "--backbone", backbones["layer"]))
+    assert str(small / "train.csv") in line
+    assert "low" in line
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "assignments",
+    [
+        ("train.class_weights=effective", "augment.mixup=0.4", "workers=1"),
+        ("train.sampling=balanced", "train.gradient_accumulation=3", "train.batch_size=1"),
+        ("model.freeze=backbone", "train.logit_adjustment=1.0"),
+    ],
+)
+def test_one_clip_a_label_trains(assignments: tuple[str, ...], small: Path, still: Callable[..., Path]) -> None:
+    first: dict[str, str] = {}
+    keep_rows(small / "train.csv", lambda row: first.setdefault(row.split(",")[1], row) == row)
+    assert sorted(first) == ["high", "low"]
+    run = still("run", "train.epochs=2", *assignments, data=small)
+    assert [row["step"] for row in history(run)] == [1, 2]
+    assert all(math.isfinite(row["train_loss"]) for row in history(run))
