@@ -26,6 +26,7 @@ from crycli.outputs import write_bytes
 from crycli.progress import OnStep, Step
 
 GPU_BATCH = 16
+DIGEST_BYTES = 16
 LONGER_AT_MOST = 1.05  # times the shortest window of a batch: padding costs time
 
 Embeddings = npt.NDArray[np.float32]
@@ -173,7 +174,7 @@ def _content_key(network: SpeechClassification, precision: str) -> str:
 
 
 class _Store:
-    """Arrays in files named by their keys. Whatever is wrong with them costs time and never the run."""
+    """Arrays in files named by their keys, behind their digest. Whatever is wrong with them costs time and never the run."""
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
@@ -186,8 +187,11 @@ class _Store:
     def get(self, key: str) -> Embeddings | None:
         if self._folder is None:
             return None
-        with suppress(OSError, ValueError, EOFError):  # missing or damaged: it is computed again
-            return np.asarray(np.load(self._folder / f"{key}.npy", allow_pickle=False), dtype=np.float32)
+        with suppress(OSError):
+            content = (self._folder / f"{key}.embedding").read_bytes()
+            digest, array = content[:DIGEST_BYTES], content[DIGEST_BYTES:]
+            if xxhash.xxh3_128_digest(array) == digest:  # otherwise it is damaged, and computed again
+                return np.asarray(np.load(io.BytesIO(array), allow_pickle=False), dtype=np.float32)
         return None
 
     def put(self, key: str, embedding: Embeddings) -> None:
@@ -196,7 +200,8 @@ class _Store:
         buffer = io.BytesIO()
         np.save(buffer, embedding, allow_pickle=False)
         try:
-            write_bytes(self._folder / f"{key}.npy", buffer.getvalue())
+            array = buffer.getvalue()
+            write_bytes(self._folder / f"{key}.embedding", xxhash.xxh3_128_digest(array) + array)
         except OSError as error:
             self._give_up(error)
 

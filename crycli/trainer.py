@@ -377,7 +377,9 @@ class _Clock(TrainerCallback):
         self._saved = time.monotonic()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        late = time.monotonic() - self._saved > self._seconds
+        # The last update of an epoch is followed by its validation, without which it must not be resumed, and a save.
+        whole_epochs = float(state.epoch or 0.0).is_integer()
+        late = time.monotonic() - self._saved > self._seconds and not whole_epochs
         if args.world_size > 1:
             if state.global_step % STEPS_BETWEEN_LOOKS:
                 return

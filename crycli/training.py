@@ -380,7 +380,7 @@ def _arguments(
         fp16=precision == "fp16",
         use_cpu=device == "cpu",
         dataloader_num_workers=loaders,
-        dataloader_persistent_workers=loaders > 0,
+        dataloader_persistent_workers=False,  # a loader draws from torch's random state when it starts: in each epoch
         dataloader_pin_memory=device == "cuda",
         remove_unused_columns=False,
         label_names=["labels"],

@@ -18,7 +18,7 @@ from crycli.errors import ConfigError, DataError
 from crycli.training import train
 
 EVERYTHING_RANDOM = (
-    "train.epochs=3",
+    "train.epochs=2",
     "train.learning_rate=0.003",
     "train.class_weights=effective",
     "augment.mixup=0.4",

@@ -34,6 +34,11 @@ from crycli.training import CTCTrainer, train
 Train = Callable[..., Path]
 
 
+@pytest.fixture(autouse=True)
+def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_pictures(monkeypatch)
+
+
 @pytest.fixture
 def fit(data: Path, backbones: dict[str, Path], tmp_path: Path) -> Train:
     """Train the tiny backbone into a folder: fit("run", "train.epochs=2", resume=True)."""
@@ -50,9 +55,20 @@ def fit(data: Path, backbones: dict[str, Path], tmp_path: Path) -> Train:
 
 @pytest.fixture(scope="module")
 def long_run(data: Path, backbones: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An uninterrupted run of `LONG` settings. Not to be changed by a test."""
+    """An uninterrupted run of the `long` settings, with its pictures. Not to be changed by a test."""
     run = tmp_path_factory.mktemp("long") / "run"
     train(data, run, long(backbones))
+    return run
+
+
+THREE = ("train.epochs=3", "train.learning_rate=0.003", "train.keep_checkpoints=5")
+
+
+@pytest.fixture(scope="module")
+def three_epochs(data: Path, backbones: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted run of `THREE` settings. Not to be changed by a test."""
+    run = tmp_path_factory.mktemp("three") / "run"
+    train(data, run, settings(f"model.backbone={backbones['layer']}", *THREE))
     return run
 
 
@@ -76,10 +92,10 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
 
 
 def long(backbones: dict[str, Path]) -> Config:
-    """Eight epochs of eight steps: a process is killed in the midst of them."""
+    """Six epochs of eight steps: a process is killed in the midst of them."""
     return settings(
         f"model.backbone={backbones['layer']}",
-        "train.epochs=8",
+        "train.epochs=6",
         "train.batch_size=3",
         "train.learning_rate=0.003",
         "train.keep_checkpoints=3",
@@ -212,7 +228,7 @@ def test_the_validation_scores_are_in_tensorboard(long_run: Path) -> None:
     events.Reload()
     logged = [event.value for event in events.Scalars("eval/macro_f1")]
     assert logged == pytest.approx([row["validation_macro_f1"] for row in history(long_run)], abs=1e-5)
-    assert len(events.Scalars("train/loss")) == 8
+    assert len(events.Scalars("train/loss")) == 6
 
 
 def test_it_learns_labels_that_really_differ(long_run: Path) -> None:
@@ -259,43 +275,48 @@ def test_ctrl_c_ends_with_130_and_one_line_and_keeps_the_checkpoints(
 
 @pytest.mark.parametrize("damage", ["trainer_state.json missing", "trainer_state.json cut", "empty"])
 def test_a_half_written_checkpoint_is_set_aside_and_the_one_before_is_used(
-    damage: str, fit: Train, tmp_path: Path
+    damage: str, three_epochs: Path, fit: Train, tmp_path: Path
 ) -> None:
-    whole = ("train.epochs=3", "train.keep_checkpoints=5")
-    run, other = fit("run", *whole), fit("uninterrupted", *whole)
-    state = newest(run) / "trainer_state.json"
+    run = Path(shutil.copytree(three_epochs, tmp_path / "run"))
+    damaged, before = newest(run), run / "checkpoints" / "checkpoint-6"
+    state = damaged / "trainer_state.json"
     if damage == "trainer_state.json missing":
         state.unlink()
     elif damage == "trainer_state.json cut":
         state.write_text(state.read_text()[:100])
     else:
-        for file in newest(run).iterdir():
+        for file in damaged.iterdir():
             file.unlink()
     shutil.rmtree(run / "model")
-    fit("run", *whole, resume=True)
-    assert same(weights(run), weights(other))
-    assert history(run) == history(other)
+    with listening(logging.INFO) as said:
+        fit("run", *THREE, resume=True)
+    assert any(line.startswith(f"{damaged} is damaged") for line in said)
+    assert f"going on from {before}" in said
+    assert same(*(load_file(newest(some) / "model.safetensors") for some in (run, three_epochs)))
+    assert history(run) == history(three_epochs)
 
 
 def test_a_run_killed_before_its_first_checkpoint_resumes_from_the_start(fit: Train) -> None:
-    run, other = fit("run"), fit("uninterrupted")
+    run = fit("run")
+    finished = weights(run)
     for name in ("model", "checkpoints"):
         shutil.rmtree(run / name)
     fit("run", resume=True)
-    assert same(weights(run), weights(other))
+    assert same(weights(run), finished)
 
 
 def test_a_moved_run_resumes_to_the_same_weights(fit: Train, tmp_path: Path) -> None:
     # Like this the head alone is best after its first epoch: those weights are read back from a checkpoint.
     rate = ("train.learning_rate=0.2", "train.warmup_share=0.0", "model.freeze=backbone", "train.seed=8")
     whole = ("train.epochs=4", "train.keep_checkpoints=5", *rate)
-    run, other = fit("run", *whole), fit("uninterrupted", *whole)
+    run = fit("run", *whole)
+    finished = weights(run)
     assert results(run)["best_epoch"] < 3
     shutil.rmtree(newest(run))
     shutil.rmtree(run / "model")
     run.rename(tmp_path / "moved")
     fit("moved", *whole, resume=True)
-    assert same(weights(tmp_path / "moved"), weights(other))
+    assert same(weights(tmp_path / "moved"), finished)
 
 
 def test_a_run_that_is_finished_and_moved_resumes_to_its_best_weights(fit: Train, tmp_path: Path) -> None:
@@ -312,19 +333,20 @@ def test_a_run_that_is_finished_and_moved_resumes_to_its_best_weights(fit: Train
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth"])
 @pytest.mark.parametrize("damage", ["missing", "cut"])
-def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(name: str, damage: str, fit: Train) -> None:
-    whole = ("train.epochs=2", "train.keep_checkpoints=5")
-    run = fit("run", *whole)
-    finished = weights(run)
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(
+    name: str, damage: str, three_epochs: Path, fit: Train, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(three_epochs, tmp_path / "run"))
     file = newest(run) / name
     if damage == "missing":
         file.unlink()
     else:
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    if results(run)["best_epoch"] == 2:
-        shutil.copytree(newest(run), newest(run).with_name("checkpoint-1 (copy)"))  # of no concern
-    fit("run", *whole, resume=True)
-    assert same(weights(run), finished)
+    shutil.copytree(newest(run), newest(run).with_name("checkpoint-1 (copy)"))  # of no concern
+    shutil.rmtree(run / "model")
+    fit("run", *THREE, resume=True)
+    assert same(weights(run), weights(three_epochs))
+    assert same(*(load_file(newest(some) / "model.safetensors") for some in (run, three_epochs)))
 
 
 def test_a_clip_shorter_than_the_masks_of_the_backbone_trains(backbones: dict[str, Path], tmp_path: Path) -> None:
@@ -602,9 +624,8 @@ def limit_memory(
 
 
 @pytest.fixture
-def still(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
-    """Train a tiny backbone without anything random and without pictures: still("run", "train.epochs=2")."""
-    without_pictures(monkeypatch)
+def still(data: Path, tmp_path: Path) -> Callable[..., Path]:
+    """Train a tiny backbone without anything random: still("run", "train.epochs=2")."""
     backbone = steady(tmp_path / "backbone")
 
     def run(name: str, *assignments: str, data: Path = data, **options: Any) -> Path:
