@@ -174,7 +174,7 @@ def _content_key(network: SpeechClassification, precision: str) -> str:
 
 
 class _Store:
-    """Arrays in files named by their keys, behind their digest. Whatever is wrong with them costs time and never the run."""
+    """Arrays in files, each behind its digest. Whatever is wrong with them costs time and never the run."""
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder

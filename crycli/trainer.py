@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -41,7 +42,7 @@ STEPS_BETWEEN_LOOKS = 20
 """Several processes agree on what the clock says only so often: each time they wait for each other."""
 
 CLIPS_NAMED = 8
-DIVERGED = 3.0  # times the loss of the first epoch
+DIVERGED = 3.0  # times the loss of the first epoch, or that of guessing
 
 OnEpoch = Callable[[Mapping[str, Any]], bool]
 """Told each row of the history; training stops where it returns False."""
@@ -463,11 +464,13 @@ class _Progress(TrainerCallback):
 
     def _warn_of_divergence(self, rows: list[dict[str, Any]]) -> None:
         losses = [row["train_loss"] for row in rows if row["train_loss"] is not None]
-        if len(losses) > 1 and losses[-1] > DIVERGED * losses[0] and losses[-2] <= DIVERGED * losses[0]:
+        guessing = math.log(len(self._trainer.prepared.labels))
+        grown = [loss > DIVERGED * min(guessing, losses[0]) for loss in losses]
+        if grown and grown[-1] and not any(grown[:-1]):
             logger.warning(
-                "the training loss has grown from %.3g to %.3g, it diverges: lower train.learning_rate (it is %g)",
-                losses[0],
+                "the training loss is %.3g, and guessing has %.3g, it diverges: lower train.learning_rate (it is %g)",
                 losses[-1],
+                guessing,
                 self._trainer.args.learning_rate,
             )
 
