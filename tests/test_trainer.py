@@ -15,6 +15,7 @@ import soundfile
 import torch
 from conftest import cry, settings
 from safetensors.torch import load_file
+from test_resuming import broken_off
 from test_training import close, history, listening, newest, results, same, steady, weights, without_pictures
 
 from crycli import audio
@@ -195,11 +196,16 @@ def test_the_epoch_that_is_kept_is_the_best_by_the_chosen_score(
     assert trainer.report.accuracy == pytest.approx(best["validation_accuracy"], abs=1e-5)
 
 
-def test_patience_ends_a_run_that_no_longer_gets_better(fit: Fit, tmp_path: Path) -> None:
-    fit("run", *HEAD, *WORSENING, "train.patience=2")
+def test_patience_ends_a_run_that_no_longer_gets_better_also_when_it_was_broken_off(fit: Fit, tmp_path: Path) -> None:
+    patient = (*HEAD, *WORSENING, "train.patience=2")
+    fit("run", *patient)
     epoch = results(tmp_path / "run")["best_epoch"]
+    assert isinstance(epoch, int)
     assert [row["epoch"] for row in history(tmp_path / "run")] == list(range(1, epoch + 3))
     assert epoch + 2 < 8
+    broken_off(tmp_path / "run", epoch + 1, tmp_path / "again")  # an epoch is a step; one of the two has passed
+    fit("again", *patient, resume=True)
+    assert history(tmp_path / "again") == history(tmp_path / "run")
 
 
 WORSENING = ("train.epochs=8", "train.learning_rate=0.3", "train.batch_size=24", "train.keep_checkpoints=9")
