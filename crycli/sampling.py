@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
@@ -21,7 +22,7 @@ Order = npt.NDArray[np.int64]
 
 
 class ClipSampler:
-    """The clips of an epoch in their order, for `torch.utils.data.DataLoader(sampler=...)`.
+    """The clips of an epoch in their order.
 
     A loader that cuts the order into pieces of `batch_size` gets the batches that are meant here; the last one alone
     may be smaller. What comes depends on the seed and the epoch and on nothing else, so a resumed run and each of
@@ -80,6 +81,44 @@ class ClipSampler:
         for index in order.tolist():
             yield epoch, index, drawn[index]
             drawn[index] += 1
+
+
+class ProcessBatches:
+    """The batches of one process, for `torch.utils.data.DataLoader(batch_sampler=...)`.
+
+    Each step takes the next `batch_size` clips of each process. What is left for the last one is dealt out evenly: the
+    loader of accelerate would fill it up with clips that have been trained on already, and several processes would
+    not learn what one does. Where fewer clips than processes are left, the step before takes them on.
+
+    Args:
+        sampler: the order of the clips.
+        batch_size: clips of a process in a step; one more where the last step takes on what is left.
+        process: the number of this process, from 0.
+        processes: how many there are.
+
+    Raises:
+        ValueError: there are fewer clips than processes.
+    """
+
+    def __init__(self, sampler: ClipSampler, batch_size: int, process: int = 0, processes: int = 1) -> None:
+        if len(sampler) < processes:
+            raise ValueError(f"{len(sampler)} clips cannot be dealt out to {processes} processes")
+        self._sampler = sampler
+        self._process = process
+        self._processes = processes
+        step = batch_size * processes
+        self._bounds = [*range(0, len(sampler) - processes + 1, step), len(sampler)]
+
+    def __len__(self) -> int:
+        """The steps of an epoch."""
+        return len(self._bounds) - 1
+
+    def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
+        """The keys of each batch."""
+        order = list(self._sampler)
+        for first, last in itertools.pairwise(self._bounds):
+            dealt = np.linspace(first, last, self._processes + 1).astype(int)
+            yield order[dealt[self._process] : dealt[self._process + 1]]
 
 
 def _draw_balanced(labels: Order, generator: np.random.Generator) -> Order:

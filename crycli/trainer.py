@@ -13,18 +13,19 @@ import numpy as np
 import torch
 import transformers
 from torch import nn
+from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from crycli import metrics
 from crycli.config import Config
 from crycli.dataset import PreparedData
-from crycli.errors import ConfigError, TrainingError
+from crycli.errors import TrainingError
 from crycli.inference import softmax
 from crycli.losses import ClassificationLoss
 from crycli.model import SpeechClassification
 from crycli.progress import OnStep, Step
-from crycli.sampling import ClipSampler
+from crycli.sampling import ClipSampler, ProcessBatches
 
 HISTORY_COLUMNS = (
     "epoch",
@@ -134,8 +135,19 @@ class CTCTrainer(Trainer):
         """(clips,) the labels of the validation clips."""
         return np.asarray(self.prepared.parts["validation"]["labels"][:])
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        return self.task.sampler
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """The batches of this process, which no wrapper of accelerate deals out once more."""
+        args = self.args
+        batches = ProcessBatches(self.task.sampler, args.train_batch_size, args.process_index, args.world_size)
+        rows: Any = self.task.training
+        return DataLoader(
+            rows,
+            batch_sampler=batches,
+            persistent_workers=False,  # a loader draws from torch's random state when it starts: in each epoch
+            collate_fn=self.task.collate,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory,
+        )
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> torch.Tensor:
         """The clips of an update: over its batches and all processes."""
@@ -235,11 +247,8 @@ class CTCTrainer(Trainer):
         }
         if report.macro_auc is not None:
             scores["macro_auc"] = report.macro_auc
-        chosen = scores.get(self._config.train.select_by)
-        if chosen is None:
-            raise ConfigError("train.select_by: macro_auc needs validation clips of two labels or more")
         # Equal scores, common on small sets, differ by their log loss.
-        return scores | {"selection": chosen - 1e-9 * report.log_loss}
+        return scores | {"selection": scores[self._config.train.select_by] - 1e-9 * report.log_loss}
 
     def clip_probabilities(self, logits: Any) -> metrics.Probabilities:
         """(clips, labels) from the logits of their windows, (windows, labels): the mean, as in `Predictor`."""
@@ -332,7 +341,7 @@ class _LossWatch:
 
 
 class _Order(TrainerCallback):
-    """Tells the sampler which epoch it is; accelerate's wrappers do not always."""
+    """Tells the sampler which epoch it is."""
 
     def __init__(self, trainer: CTCTrainer, sampler: ClipSampler) -> None:
         self._trainer = trainer

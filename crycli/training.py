@@ -34,7 +34,7 @@ from crycli.dataset import (
     window_length,
 )
 from crycli.dropout import speed_up_dropout
-from crycli.errors import ConfigError, TrainingError
+from crycli.errors import ConfigError, DataError, TrainingError
 from crycli.figures import draw_confusion, draw_curves
 from crycli.inference import pick_device
 from crycli.lora import add_lora, merge_lora
@@ -130,6 +130,7 @@ def train(
     arguments = _arguments(config, output, device, precision)
     with arguments.main_process_first(desc="decoding"):
         prepared = prepare_datasets(data, config, parts=("train", "validation"), on_step=on_step if first else silent)
+    _refuse_too_few(prepared, config)
     setup = Setup(output, config, backbone, prepared, device, precision, on_step if first else silent, on_epoch)
     network = _build(setup)
     if first:
@@ -152,6 +153,14 @@ def _refuse(output: Path, config: Config, *, resume: bool, force: bool) -> None:
         refuse_other_settings(output, config)
     else:
         refuse_existing(output, force=force)
+
+
+def _refuse_too_few(prepared: PreparedData, config: Config) -> None:
+    clips = len(prepared.parts["train"])
+    if clips < process_count():
+        raise DataError(f"{clips} training clips cannot be dealt out to {process_count()} processes: start fewer")
+    if config.train.select_by == "macro_auc" and len(set(prepared.parts["validation"]["labels"])) < 2:
+        raise ConfigError("train.select_by: macro_auc needs validation clips of two labels or more")
 
 
 def _begin(output: Path, config: Config, prepared: PreparedData, *, resume: bool, force: bool) -> None:
@@ -185,7 +194,7 @@ def _fit(setup: Setup, network: SpeechClassification, *, resume: bool) -> tuple[
     while True:
         try:
             return _attempt(setup, network, batch, accumulation, resume=resume), network
-        except RuntimeError as error:  # torch.OutOfMemoryError is one
+        except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
             if not _out_of_memory(error):
                 raise
         if batch == 1 or process_count() > 1:
@@ -207,8 +216,8 @@ def _fit(setup: Setup, network: SpeechClassification, *, resume: bool) -> tuple[
         network = _build(setup)
 
 
-def _out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in NO_MEMORY)
+def _out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(sign in str(error) for sign in NO_MEMORY)
 
 
 def _attempt(setup: Setup, network: SpeechClassification, batch: int, accumulation: int, *, resume: bool) -> CTCTrainer:
@@ -380,7 +389,6 @@ def _arguments(
         fp16=precision == "fp16",
         use_cpu=device == "cpu",
         dataloader_num_workers=loaders,
-        dataloader_persistent_workers=False,  # a loader draws from torch's random state when it starts: in each epoch
         dataloader_pin_memory=device == "cuda",
         remove_unused_columns=False,
         label_names=["labels"],

@@ -323,7 +323,7 @@ def test_resuming_where_nothing_is_starts_anew(tmp_path: Path, untrained: None) 
     ("change", "kind", "message"),
     [
         ("folds", ConfigError, "folds was 2 and is now 3"),
-        ("settings", ConfigError, "train.epochs was 10 and is now 11"),
+        ("settings", ConfigError, "train.epochs was auto and is now 11"),
         ("clips", DataError, "train.csv is not what it was begun with"),
         ("part", DataError, "test.csv is not what it was begun with"),
         ("plan", DataError, "is not a cross-validation"),

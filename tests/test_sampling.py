@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, strategies
+from hypothesis import assume, given, strategies
 
-from crycli.sampling import ClipSampler
+from crycli.sampling import ClipSampler, ProcessBatches
 
 Key = tuple[int, int, int]
 
@@ -189,3 +189,27 @@ def test_a_loader_of_torch_gets_the_batches_that_are_meant() -> None:
 def test_no_clips_and_uneven_numbers_are_refused(labels: list[int], lengths: list[int]) -> None:
     with pytest.raises(ValueError, match="labels"):
         ClipSampler(labels, lengths, 4, seed=0, balanced=False, group_by_length=False)
+
+
+@given(arguments=datasets(), processes=strategies.integers(1, 5))
+def test_several_processes_share_each_step_without_a_clip_missing_or_twice(
+    arguments: dict[str, Any], processes: int
+) -> None:
+    clips, batch_size = len(arguments["labels"]), arguments["batch_size"]
+    assume(clips >= processes)
+    epoch = arguments.pop("epoch")
+    sampler = ClipSampler(**arguments, balanced=False)
+    sampler.set_epoch(epoch)
+    dealt = [ProcessBatches(sampler, batch_size, process, processes) for process in range(processes)]
+    steps = list(zip(*dealt, strict=True))
+    assert clips // (batch_size * processes) <= len(steps) <= -(-clips // (batch_size * processes))
+    sizes = [len(batch) for step in steps for batch in step]
+    assert 1 <= min(sizes) <= max(sizes) <= batch_size + (processes > 1)
+    assert all(max(map(len, step)) - min(map(len, step)) <= 1 for step in steps)
+    assert [key for step in steps for batch in step for key in batch] == list(sampler)
+
+
+def test_fewer_clips_than_processes_are_refused() -> None:
+    sampler = ClipSampler([0, 1], [1, 1], 4, seed=0, balanced=False, group_by_length=False)
+    with pytest.raises(ValueError, match="2 clips cannot be dealt out to 3 processes"):
+        ProcessBatches(sampler, 4, 0, 3)
