@@ -495,7 +495,9 @@ def normalise(samples: Samples) -> Samples:
     """
     centred = samples.astype(np.float64)  # in float32 the squares of loud float recordings overflow
     centred -= centred.mean()
-    return np.asarray(centred / np.sqrt(centred.var() + 1e-7), dtype=np.float32)
+    variance = np.einsum("i,i->", centred, centred) / len(centred)
+    centred *= 1.0 / np.sqrt(variance + 1e-7)
+    return centred.astype(np.float32)
 
 
 def window_bounds(length: int, window: int) -> list[tuple[int, int]]:

@@ -320,6 +320,9 @@ class SpeechClassification(PreTrainedModel):
             config.layerdrop = 0.0  # a layer that is dropped has no state to be weighed
         setattr(self, self.base_model_prefix, self.backbone_class(config))
         self._adapt_backbone()
+        # The stock encoder takes the gradient down to the waveform, for a kind of checkpointing that crycli does not
+        # use. Without it an update of mini takes a tenth less.
+        self.backbone.feature_extractor._requires_grad = False
         self._make_head()
         self.post_init()  # type: ignore[no-untyped-call]
 

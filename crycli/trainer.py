@@ -364,7 +364,6 @@ class Unfreezing(TrainerCallback):
         self._layers = layers
         self._model = model
         self._trained = [parameter for parameter in model.backbone.parameters() if parameter.requires_grad]
-        self._convolutions_trained = model.backbone.feature_extractor._requires_grad
 
     def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Choose what this epoch trains."""
@@ -374,8 +373,6 @@ class Unfreezing(TrainerCallback):
         chosen = {id(parameter) for layer in from_top[:count] for parameter in layer.parameters()}
         for parameter in self._trained:
             parameter.requires_grad = all_of_it or id(parameter) in chosen
-        # Otherwise the gradient would be taken down to the waveform and thrown away.
-        self._model.backbone.feature_extractor._requires_grad = all_of_it and self._convolutions_trained
 
 
 class _Clock(TrainerCallback):

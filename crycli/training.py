@@ -25,6 +25,7 @@ from transformers.trainer_utils import PredictionOutput
 from crycli import __version__, embeddings, metrics, modelcard, recipe
 from crycli.checkpoint import build_model, locate_backbone, quiet_libraries, read_json, save_model_folder
 from crycli.config import Config, to_yaml
+from crycli.convolution import speed_up_convolutions
 from crycli.dataset import (
     DataCollatorCTCWithPadding,
     PreparedData,
@@ -185,6 +186,8 @@ def _build(setup: Setup) -> SpeechClassification:
         add_lora(network, config.model.lora_rank)
     if setup.device == "cpu":
         speed_up_dropout(network)
+        if setup.precision == "no":
+            speed_up_convolutions(network)
     return network
 
 

@@ -16,7 +16,7 @@ LEVELS = (
     ("cache",),
     (
         *("manifest", "naming", "measures", "fingerprint", "metrics", "pages", "predictions"),
-        *("model", "mini", "augment", "losses", "sampling", "dropout"),
+        *("model", "mini", "augment", "losses", "sampling", "dropout", "convolution"),
     ),
     ("checkpoint", "recipe", "lora", "scan", "probing", "splitting", "checks", "figures"),
     ("dataset", "inference", "duplicates", "modelcard"),
