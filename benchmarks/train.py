@@ -12,6 +12,7 @@ decode with crycli's decoder, which favours the stock one, and run in processes 
     python benchmarks/train.py DATA                      # a folder that `crycli prepare` wrote; the mini backbone
     python benchmarks/train.py DATA --backbone base      # of base size, random weights
     python benchmarks/train.py DATA --mixed              # clips cut to 1 to 7 seconds, as from phones
+    python benchmarks/train.py DATA --backbone base --frozen   # 100 epochs of a head, against one forward pass
 
 On a GPU, `--precision bf16` and the utilisation that nvidia-smi gives are what to look at.
 """
@@ -47,6 +48,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     parser.add_argument("--mixed", action="store_true", help="cut the clips to between 1 and 7 seconds")
     parser.add_argument("--rounds", type=int, default=3, help="of each side, in turns")
+    parser.add_argument("--frozen", action="store_true", help="train the head alone, for 100 epochs, on all clips")
     parser.add_argument("--side", choices=["stock", "crycli", "bare"], help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -54,7 +56,10 @@ def main() -> None:
         print(json.dumps(SIDES[arguments.side](arguments)))
         return
     with tempfile.TemporaryDirectory() as folder:
-        _compare(arguments, Path(folder))
+        if arguments.frozen:
+            _train_frozen(arguments, Path(folder))
+        else:
+            _compare(arguments, Path(folder))
 
 
 def _compare(arguments: argparse.Namespace, folder: Path) -> None:
@@ -83,6 +88,42 @@ def _compare(arguments: argparse.Namespace, folder: Path) -> None:
     clips = arguments.clips * arguments.epochs
     with_decoding = clips / (clips / crycli["rate"] + crycli["decoding"])
     print(f"crycli / stock with the decoding beforehand: {with_decoding / stock['rate']:.2f}")
+
+
+def _train_frozen(arguments: argparse.Namespace, folder: Path) -> None:
+    """Time a bare forward pass over the clips of training and validation, and 100 epochs on a frozen backbone."""
+    import torch
+
+    from crycli import training
+    from crycli.checkpoint import build_model
+    from crycli.config import load_config
+    from crycli.dataset import DataCollatorCTCWithPadding, Windows, prepare_datasets, window_length
+    from crycli.inference import pick_device
+
+    _make_backbone(arguments.backbone, folder / "backbone")
+    settings = [f"model.backbone={folder / 'backbone'}", "model.freeze=backbone", "train.epochs=100"]
+    config = load_config(None, [*settings, f"device={arguments.device}", f"cache={folder / 'cache'}"])
+    prepared = prepare_datasets(arguments.data, config, parts=("train", "validation"))  # decoded for both
+    device = pick_device(config.device)
+    model: Any = build_model(config, folder / "backbone", prepared.labels).to(device).eval()
+    extractor = prepared.feature_extractor
+    collate = DataCollatorCTCWithPadding(extractor)
+    clips = 0
+    started = time.perf_counter()
+    for part in ("train", "validation"):
+        windows = Windows(prepared.parts[part], extractor, window_length(config, extractor))
+        clips += len(windows)
+        with torch.inference_mode():
+            for index in range(len(windows)):
+                batch = collate([windows[index]])
+                model(batch["input_values"].to(device), batch["attention_mask"].to(device))
+    _synchronise()
+    forward = time.perf_counter() - started
+    started = time.perf_counter()
+    training.train(arguments.data, folder / "run", config)
+    trained = time.perf_counter() - started
+    print(f"{clips} clips, {arguments.backbone} backbone: one forward pass takes {forward:.1f} s")
+    print(f"100 epochs on the frozen backbone, all of `train`: {trained:.1f} s, {trained / forward:.2f} times as long")
 
 
 def _median(results: list[dict[str, float]]) -> dict[str, float]:

@@ -147,6 +147,8 @@ class MaskedGroupNorm(nn.GroupNorm):
         """Normalise `hidden`, (batch, channels, frames), over its valid frames."""
         if self.valid_frames is None:
             return super().forward(hidden)
+        if hidden.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.onnx.is_in_onnx_export():
+            return self._clip_by_clip(hidden, self.valid_frames.tolist())
         valid = mask_of(self.valid_frames, hidden.shape[-1])[:, None, :]  # (batch, 1, frames)
         count = self.valid_frames[:, None, None]
         values = widen(hidden)
@@ -155,6 +157,16 @@ class MaskedGroupNorm(nn.GroupNorm):
         variance = centred.square().sum(-1, keepdim=True) / count
         normalised = centred * torch.rsqrt(variance + self.eps)
         return (normalised * self.weight[:, None] + self.bias[:, None]).to(hidden.dtype)
+
+    def _clip_by_clip(self, hidden: torch.Tensor, valid_frames: list[int]) -> torch.Tensor:
+        """The same by torch's own group norm, which reads 180 MB of a batch of base size twice and not eight times."""
+        if all(frames == hidden.shape[-1] for frames in valid_frames):
+            return super().forward(hidden)
+        clips = [
+            super(MaskedGroupNorm, self).forward(clip[None, :, :frames])
+            for clip, frames in zip(hidden, valid_frames, strict=True)
+        ]
+        return torch.cat([nn.functional.pad(clip, (0, hidden.shape[-1] - clip.shape[-1])) for clip in clips])
 
 
 class MaskedActivation(nn.Module):
