@@ -76,13 +76,13 @@ def _cpu_minutes() -> float:
     return sum(usage.ru_utime + usage.ru_stime for usage in used) / 60
 
 
-def _show(name: str, folds: list[dict[str, float]], report: Any, interval: tuple[float, float], minutes: float) -> None:
+def _show(name: str, folds: list[dict[str, float]], report: Any, interval: Any, minutes: float) -> None:
     cells = [f"{name:22}"]
     for key in ("accuracy", "balanced_accuracy"):
         values = [fold[key] for fold in folds]
         cells.append(f"{np.mean(values):.3f} ± {np.std(values, ddof=1):.3f}".rjust(20))
     auc = "-" if report.macro_auc is None else f"{report.macro_auc:.3f}"
-    cells += [f"{interval[0]:.3f} to {interval[1]:.3f}".rjust(18), auc.rjust(11), f"{minutes:.1f}".rjust(14)]
+    cells += [f"{interval.low:.3f} to {interval.high:.3f}".rjust(18), auc.rjust(11), f"{minutes:.1f}".rjust(14)]
     print("".join(cells), flush=True)
 
 
@@ -113,7 +113,7 @@ def _run_baselines(data: Path) -> None:
 
 
 def _cross_validate(name: str, model: Any, features: Any, clips: list[Any], minutes: float) -> None:
-    from crycli import metrics
+    from crycli import bootstrap, metrics
 
     names = sorted({clip.label for clip in clips})
     truth = np.array([names.index(clip.label) for clip in clips])
@@ -135,7 +135,7 @@ def _cross_validate(name: str, model: Any, features: Any, clips: list[Any], minu
         folds.append({"accuracy": report.accuracy, "balanced_accuracy": report.balanced_accuracy})
     groups = [clip.group for clip in clips]
     report = metrics.score(names, truth, probabilities, groups)
-    intervals = metrics.intervals(names, truth, probabilities.argmax(axis=1), groups)
+    intervals = bootstrap.intervals(names, truth, None, probabilities.argmax(axis=1), groups)
     _show(name, folds, report, intervals["balanced_accuracy"], minutes + (_cpu_minutes() - started) / FOLDS)
 
 
@@ -155,7 +155,7 @@ def _mfcc_statistics(clip: Any) -> Any:
 
 
 def _run_crycli(data: Path, output: Path, config: Any) -> None:
-    from crycli import metrics
+    from crycli import bootstrap
     from crycli.crossval import cross_validate
     from crycli.manifest import read_table
 
@@ -168,7 +168,7 @@ def _run_crycli(data: Path, output: Path, config: Any) -> None:
     truth, predicted = (
         np.array([names.index(str(row[column])) for row in answered]) for column in ("true_label", "label")
     )
-    intervals = metrics.intervals(names, truth, predicted, [str(row["group"]) for row in answered])
+    intervals = bootstrap.intervals(names, truth, None, predicted, [str(row["group"]) for row in answered])
     folds = [{"accuracy": fold.accuracy, "balanced_accuracy": fold.balanced_accuracy} for fold in result.folds]
     _show("crycli, mini", folds, result.report, intervals["balanced_accuracy"], minutes)
     print(result.remark)

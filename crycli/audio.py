@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
+import xxhash
 
 from crycli.errors import AudioError, DataError
 
@@ -498,6 +499,11 @@ def normalise(samples: Samples) -> Samples:
     variance = np.einsum("i,i->", centred, centred) / len(centred)
     centred *= 1.0 / np.sqrt(variance + 1e-7)
     return centred.astype(np.float32)
+
+
+def digest(samples: Samples) -> str:
+    """What tells a sound from others: equal samples, (samples,), have the same 32 hexadecimal digits."""
+    return xxhash.xxh3_128_hexdigest(samples.tobytes())
 
 
 def window_bounds(length: int, window: int) -> list[tuple[int, int]]:

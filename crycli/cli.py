@@ -376,7 +376,7 @@ def _cross_validate(data: Path, output: Path, settings: Config, folds: int, *, r
     """Train and predict fold by fold; returns how many recordings could not be read."""
     from crycli import console
     from crycli.crossval import SCORES, cross_validate
-    from crycli.evaluation import number
+    from crycli.evalreport import number
 
     with console.progress() as on_step:
         found = cross_validate(data, output, settings, folds, resume=resume, force=force, on_step=on_step)
@@ -405,7 +405,7 @@ def _cross_validate(data: Path, output: Path, settings: Config, folds: int, *, r
 def _search(data: Path, output: Path, settings: Config, trials: int, *, resume: bool, force: bool) -> int:
     """Try settings; returns how many recordings could not be read."""
     from crycli import console
-    from crycli.evaluation import number
+    from crycli.evalreport import number
     from crycli.search import search
 
     with console.progress() as on_step:
@@ -449,34 +449,96 @@ def _preview(data: Path, output: Path, settings: Config, count: int, *, force: b
 
 @command
 def eval(  # noqa: A001 - the command's name
-    model: Model,
-    data: Data,
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="REPORT", help="The folder for the report.")],
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Runs, model folders, bundles or hub names, then a folder that `crycli prepare` wrote.",
+            metavar="MODEL... DATA",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="REPORT", help="The folder for the report.")
+    ] = None,
     split: Annotated[str | None, typer.Option(help="test, validation or train.")] = None,
+    folds: Annotated[
+        bool, typer.Option("--folds", help="MODEL is a cross-validation: score its out-of-fold predictions.")
+    ] = False,
+    predictions: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Score a CSV with label, p_LABEL or predicted, and group, in place of MODEL."
+        ),
+    ] = None,
+    compare_split: Annotated[
+        bool, typer.Option("--compare-split", help="Show how much a split by clip would have flattered.")
+    ] = False,
+    schema: Annotated[bool, typer.Option("--schema", help="The JSON schema of metrics.json, and no more.")] = False,
     config: ConfigFile = None,
     assignments: Assignments = None,
     force: Force = False,
 ) -> None:
-    """Score a classifier on a part of the data."""
+    """Say what a classifier is worth on a part of the data: scores with intervals, baselines, and a verdict."""
     from crycli import console
-    from crycli.evaluation import LABEL_HEADER, SUMMARY_HEADER, evaluate, label_rows, summary_rows
+    from crycli.evalreport import metrics_schema, summary_rows
+    from crycli.evaluation import evaluate, evaluate_file, evaluate_folds
 
+    if schema:
+        console.result(metrics_schema())
+        return
+    if output is None:
+        raise typer.BadParameter("give a folder for the report", param_hint="-o")
+    given = models or []
     settings = _config(config, assignments, eval__split=split)
+    _refuse_mixed(given, folds=folds, predictions=predictions, split=split, compare_split=compare_split)
     with console.progress() as on_step:
-        evaluation = evaluate(model, data, output, settings, force=force, on_step=on_step)
-    report = evaluation.report
-    console.table("labels", LABEL_HEADER, label_rows(report), numeric=LABEL_HEADER[1:])
+        if predictions is not None:
+            found = evaluate_file(predictions, output, settings, force=force, on_step=on_step)
+        elif folds:
+            found = evaluate_folds(Path(given[0]), output, settings, force=force, on_step=on_step)
+        else:
+            found = evaluate(
+                given[:-1],
+                Path(given[-1]),
+                output,
+                settings,
+                compare_splits=compare_split,
+                force=force,
+                on_step=on_step,
+            )
+    appraisal, about = found.appraisal, found.about
+    header, rows = summary_rows(appraisal, found.others)
+    report = appraisal.scores.report
     console.table(
-        f"{model} on the {evaluation.split} part: {report.clips} clips of {report.groups} groups",
-        SUMMARY_HEADER,
-        summary_rows(report),
-        numeric=("value",),
+        f"{about.title}, {about.split}: {report.clips} clips of {report.groups} groups",
+        header,
+        rows,
+        numeric=header[1:],
     )
-    console.result(evaluation.remark)
-    console.note(f"The report is in {output}.")
-    if evaluation.unreadable:
-        console.note(f"{evaluation.unreadable} recordings could not be read and are not scored.", "yellow")
+    if appraisal.leakage is not None and appraisal.leakage.clips:
+        console.result(
+            f"Leakage: the model has met {appraisal.leakage.clips} of these clips, or others of their groups."
+        )
+    if found.split_comparison is not None:
+        console.result(found.split_comparison.sentence)
+    console.result(appraisal.verdict.sentence)
+    console.note(f"The report is {output / 'report.html'}.")
+    if about.unreadable:
+        console.note(f"{about.unreadable} recordings could not be read and are not scored.", "yellow")
         raise typer.Exit(INCOMPLETE)
+
+
+def _refuse_mixed(
+    given: Sequence[str], *, folds: bool, predictions: Path | None, split: str | None, compare_split: bool
+) -> None:
+    """Refuse arguments of `crycli eval` that do not go together."""
+    if predictions is not None and (given or folds):
+        raise typer.BadParameter("it takes the place of MODEL and DATA", param_hint="--predictions")
+    if folds and len(given) != 1:
+        raise typer.BadParameter("give the folder of one cross-validation, and no DATA", param_hint="--folds")
+    if (folds or predictions is not None) and (split is not None or compare_split):
+        raise typer.BadParameter("it needs MODEL and DATA", param_hint="--split" if split else "--compare-split")
+    if predictions is None and not folds and len(given) < 2:
+        raise typer.BadParameter("give a model (or several) and a folder that `crycli prepare` wrote")
 
 
 @command

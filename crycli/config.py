@@ -326,6 +326,12 @@ class EvalConfig(Section):
 
     split: Literal["train", "validation", "test"] = "test"
     """The part that is scored."""
+    draws: int = Field(default=2000, ge=100, le=100_000)
+    """Of the bootstrap for the 95% intervals, and of the permutations for the verdict."""
+    baselines: bool = True
+    """Train MFCC statistics with logistic regression on the training part, to compare with."""
+    examples: int = Field(default=8, ge=0, le=50)
+    """Most confident mistakes, and as many of the least sure hits, to listen to in the report."""
 
 
 class PredictConfig(Section):
@@ -335,6 +341,16 @@ class PredictConfig(Section):
     """Windows in one forward pass; auto: 1 on a CPU, where more is no faster, 16 on a GPU. Answers do not change."""
     format: Literal["auto", "table", "csv", "jsonl"] = "auto"
     """Output format; auto: a table on a terminal, csv in a pipe or file."""
+    precision: float | None = Field(default=None, gt=0, le=1)
+    """Answer "unsure" below the least confidence from which on so many of the validation part's answers were right."""
+    coverage: float | None = Field(default=None, gt=0, le=1)
+    """Answer "unsure" below the confidence that so many of the validation part's answers had; instead of precision."""
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> Self:
+        if self.precision is not None and self.coverage is not None:
+            raise ValueError("give precision or coverage, not both")
+        return self
 
 
 class ExportConfig(Section):

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import xxhash
 
 import crycli
 from crycli import audio, checkpoint
@@ -337,7 +336,7 @@ def _preprocess(
         return {
             "samples": [samples for samples, _ in clips],
             "length": [len(samples) for samples, _ in clips],
-            "digest": [xxhash.xxh3_128_hexdigest(samples.tobytes()) for samples, _ in clips],
+            "digest": [audio.digest(samples) for samples, _ in clips],
             "labels": [number[label] for label in batch["label"]],
             **{name: batch[name] for name in ("path", "start", "end")},
             "error": [error for _, error in clips],

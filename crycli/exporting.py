@@ -12,14 +12,18 @@ import numpy as np
 import numpy.typing as npt
 
 from crycli import __version__
+from crycli.calibration import CALIBRATION_FILE
 from crycli.checkpoint import Classifier, find_classifier, load_model
 from crycli.config import Config
 from crycli.errors import CheckpointError
 from crycli.inference import Array, onnx_network, softmax, torch_network
+from crycli.leakage import KNOWN_FILE
 from crycli.outputs import claim_folder, refuse_existing, write_json
 from crycli.progress import OnStep, Step, silent
 
 BUNDLE_FILES = ("model.onnx", "labels.json", "preprocessor_config.json", "bundle.json")
+CARRIED_FILES = (CALIBRATION_FILE, KNOWN_FILE)
+"""Of the model folder, copied where they are there."""
 TOLERANCE = 1e-4  # in any probability
 
 logger = logging.getLogger(__name__)
@@ -83,6 +87,10 @@ def export_bundle(
         write_json(partial / "bundle.json", about)
         for name in BUNDLE_FILES:
             (partial / name).replace(output / name)
+        for name in CARRIED_FILES:
+            (output / name).unlink(missing_ok=True)
+            if (classifier.folder / name).is_file():
+                shutil.copyfile(classifier.folder / name, output / name)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     on_step(Step("export", 2, 2, "stages"))

@@ -1,19 +1,56 @@
-"""Figures as PNG: the module that uses matplotlib."""
+"""Figures as PNG and SVG: the module that uses matplotlib.
+
+The pictures of an evaluation are for a page that is read on a phone too: `WIDTH` inches, which a phone shows 360 pixels
+wide, so that a point of text is a pixel. Their SVG keeps text as text, holds nothing that is fetched or run, and is the
+same bytes every time.
+"""
 
 from __future__ import annotations
 
 import io
-import textwrap
+import re
 import warnings
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal
+from unicodedata import east_asian_width
 
 import numpy as np
+import numpy.typing as npt
 
-from crycli.metrics import Report
+from crycli.metrics import Labels, Probabilities, Report
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from crycli.calibration import Bin, RiskCoverage
+
+Form = Literal["png", "svg"]
+
+WIDTH = 5.0  # inches
+ROW = 0.24  # inches: of a legend
+DPI, MOST_PIXELS = 200, 2_400  # of the PNG: 1,000 pixels wide for most
+STYLE: dict[Any, Any] = {
+    "font.size": 11.0,
+    "legend.fontsize": 10.0,
+    "legend.frameon": False,
+    "figure.constrained_layout.h_pad": 0.08,  # inches
+    "text.parse_math": False,  # a label may hold a dollar sign
+    "svg.fonttype": "none",  # text as text, in the fonts of whoever looks at it
+    "svg.hashsalt": "crycli",  # without one, the ids differ each time
+}
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""The colours that the colour-blind tell apart (Okabe and Ito 2008), less yellow, which is pale on white."""
+DASHES = ("-", "--", "-.")
+GREY = "0.55"
+MOST_CURVES = 8  # that have a colour and a line of the legend each; further labels are grey
+LONGEST_NAME = 24  # letters of a label
+MOST_SIDE = 20.0  # inches of a confusion matrix
+MOST_ZEROS = 12  # labels of one that shows its zeros: of 50 labels they take 9 s to draw
+
+NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
 
 CURVES = {
     "loss": {"train_loss": ("training", "C0-"), "validation_loss": ("validation", "C1-")},
@@ -52,39 +89,259 @@ def draw_curves(rows: Sequence[Mapping[str, Any]], best: int) -> bytes:
     panels[1].set_ylim(-0.02, 1.02)
     panels[2].set_xlabel("epoch")
     panels[2].xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    return _to_png(figure)
+    return _save(figure, "png")
 
 
-def draw_confusion(report: Report) -> bytes:
-    """The confusion matrix as PNG: counts, coloured by the share of the true label's clips."""
-    from matplotlib.figure import Figure  # without pyplot, which would look for a display
-    from matplotlib.text import Text
+def draw_confusion(report: Report, normalised: bool = False, form: Form = "png") -> bytes:
+    """The confusion matrix, coloured by the share of the true label's clips.
 
+    Args:
+        report: its labels and its confusion are drawn.
+        normalised: write that share into the cells rather than the count of clips.
+        form: of the picture.
+    """
     counts = np.array(report.confusion)
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    names = [textwrap.shorten(name, 30, placeholder="…") for name in report.labels]
-    side = min(2.5 + 0.6 * len(names), 20.0)  # inches
-    figure = Figure(figsize=(side + 1, side), dpi=150, layout="constrained")
+    support = counts.sum(axis=1, keepdims=True)
+    shares = counts / np.maximum(support, 1)
+    cells = np.where(support > 0, np.char.mod("%.0f%%", 100 * shares), "-") if normalised else counts.astype(str)
+    names = [_short(name) for name in report.labels]
+    longest = max(map(_columns, names))
+    width = min(max(1.0 + 0.085 * longest + 0.65 * len(names), WIDTH), MOST_SIDE)
+    cell = (width - 1.0 - 0.085 * longest) / len(names)  # inches, about: a name is 0.085 a character
+    with _drawing(width, 1.2 + 0.06 * longest + cell * len(names)) as figure:
+        axes = figure.subplots()
+        axes.pcolormesh(shares, cmap="Blues", vmin=0, vmax=1, edgecolors="white", linewidth=0.5)
+        middles = np.arange(len(names)) + 0.5
+        axes.set_xticks(middles, names, rotation=45, ha="right", rotation_mode="anchor")
+        axes.set_yticks(middles, names)
+        axes.tick_params(length=0)
+        axes.invert_yaxis()
+        axes.set_aspect("equal")
+        axes.set_xlabel("answered")
+        axes.set_ylabel("true")
+        clips = f"{report.clips} clips of {report.groups} groups; colour: share of the row"
+        figure.suptitle("share of each true label's clips" if normalised else clips, fontsize="medium")
+        size = min(13.0, 72 * cell / 3)  # points: four characters fit
+        for (row, column), text in np.ndenumerate(cells):
+            if len(names) > MOST_ZEROS and not counts[row, column]:
+                continue
+            colour = "white" if shares[row, column] > 0.5 else "black"
+            axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", color=colour, fontsize=size)
+        return _save(figure, form)
+
+
+def draw_roc(names: Sequence[str], truth: Labels, probabilities: Probabilities, form: Form = "png") -> bytes:
+    """The ROC curve of each label against the rest, with the area below it; the diagonal is chance.
+
+    Args:
+        names: label names, in the order of the probabilities. One without clips on both sides has no curve.
+        truth: (clips,) true labels.
+        probabilities: (clips, labels).
+        form: of the picture.
+    """
+    from sklearn.metrics import auc, roc_curve
+
+    shown = _shown(names, truth)
+    with _drawing(WIDTH, _height(shown)) as figure:
+        axes = _square(figure, "false alarms (share of the other clips)", "found (share of the label's clips)")
+        axes.plot([0, 1], [0, 1], ":", color=GREY, label="AUC 0.50  chance")
+        for index, style in shown:
+            wrongly, rightly, _ = roc_curve(truth == index, probabilities[:, index])
+            label = f"AUC {auc(wrongly, rightly):.2f}  {_short(names[index])} ({_clips(truth == index)})"
+            axes.plot(wrongly, rightly, **{"label": label} | style)
+        _legend(figure, axes, len(shown))
+        return _save(figure, form)
+
+
+def draw_precision_recall(
+    names: Sequence[str], truth: Labels, probabilities: Probabilities, form: Form = "png"
+) -> bytes:
+    """The precision-recall curve of each label against the rest, with its average precision.
+
+    Chance is the label's share of the clips: a dotted line of the same colour.
+
+    Args:
+        names: label names, in the order of the probabilities. One without clips on both sides has no curve.
+        truth: (clips,) true labels.
+        probabilities: (clips, labels).
+        form: of the picture.
+    """
+    from sklearn.metrics import average_precision_score, precision_recall_curve
+
+    shown = _shown(names, truth)
+    with _drawing(WIDTH, _height(shown)) as figure:
+        axes = _square(figure, "recall (share of the label's clips found)", "precision (share of such answers right)")
+        axes.plot([], [], ":", color=GREY, label="chance: the label's share of the clips")
+        for index, style in shown:
+            positive = truth == index
+            precision, recall, _ = precision_recall_curve(positive, probabilities[:, index], drop_intermediate=True)
+            average, share = average_precision_score(positive, probabilities[:, index]), positive.mean()
+            label = f"AP {average:.2f}  {_short(names[index])} (chance {share:.2f})"
+            axes.plot(recall, precision, **{"label": label, "drawstyle": "steps-post"} | style)
+            axes.axhline(share, color=style["color"], linestyle=":", linewidth=1.2)
+        _legend(figure, axes, len(shown))
+        return _save(figure, form)
+
+
+def draw_reliability(before: Sequence[Bin], after: Sequence[Bin] | None = None, form: Form = "png") -> bytes:
+    """How often answers of a confidence are right, and below it how many clips have that confidence.
+
+    Args:
+        before: of `calibration.reliability`.
+        after: those after the temperature scaling, drawn beside them.
+        form: of the picture.
+    """
+    series = [("before temperature scaling", before, COLOURS[1], "o--")] if after is not None else []
+    series.append(("after it" if series else "answers", before if after is None else after, COLOURS[0], "s-"))
+    with _drawing(WIDTH, 6.2 + ROW * len(series)) as figure:
+        upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
+        upper.plot([0, 1], [0, 1], ":", color=GREY, label="as often right as sure")
+        for number, (name, bins, colour, style) in enumerate(series):
+            filled = [entry for entry in bins if entry.confidence is not None and entry.accuracy is not None]
+            clips = sum(entry.clips for entry in bins)
+            label = f"{name}: ECE {_calibration_error(bins):.3f}"
+            upper.plot(
+                [entry.confidence for entry in filled],
+                [entry.accuracy for entry in filled],
+                style,
+                color=colour,
+                label=label,
+                clip_on=False,
+            )
+            width = (bins[0].high - bins[0].low) * 0.9 / len(series)
+            lower.bar(
+                [entry.low + (entry.high - entry.low) * 0.05 + number * width for entry in bins],
+                [entry.clips / max(clips, 1) for entry in bins],
+                width,
+                align="edge",
+                color=colour,
+            )
+        upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="share answered right")
+        lower.set(ylim=(0, None), xlabel="confidence of the answer", ylabel="share of\nclips")
+        for axes in (upper, lower):
+            axes.grid(alpha=0.3)
+            axes.set_axisbelow(True)
+        _legend(figure, upper)
+        return _save(figure, form)
+
+
+def draw_risk_coverage(curve: RiskCoverage, chosen: float | None = None, form: Form = "png") -> bytes:
+    """The share of wrong answers over the share of clips that are answered, the surest ones first.
+
+    Args:
+        curve: of `calibration.risk_coverage`.
+        chosen: the confidence below which the model is unsure; marked.
+        form: of the picture.
+    """
+    with _drawing(WIDTH, 4.6) as figure:
+        axes = figure.subplots()
+        if curve.risk:
+            few = "." if len(curve.risk) < 30 else ""
+            axes.axhline(curve.risk[-1], color=GREY, linestyle=":", label=f"all answered: {curve.risk[-1]:.1%} wrong")
+            axes.plot(
+                curve.coverage,
+                curve.risk,
+                few + "-",
+                color=COLOURS[0],
+                label=f"surest answers first: area {curve.area:.3f}",
+            )
+        answered = zip(curve.threshold, curve.coverage, curve.risk, strict=True)
+        reached = [point for point in answered if chosen is not None and point[0] >= chosen]
+        if reached:
+            _, coverage, risk = reached[-1]
+            label = f"threshold {chosen:.2f}: {coverage:.0%} answered, {risk:.1%} wrong"
+            axes.plot([coverage], [risk], "o", color=COLOURS[1], label=label, clip_on=False)
+        elif chosen is not None:
+            axes.plot([], [], " ", label=f"threshold {chosen:.2f}: nothing answered")
+        axes.set(xlim=(0, 1), ylim=(0, max((*curve.risk, 0.05)) * 1.05))
+        axes.set(xlabel="share of clips answered", ylabel="share of wrong answers")
+        axes.locator_params(axis="y", nbins=6)
+        axes.grid(alpha=0.3)
+        _legend(figure, axes)
+        return _save(figure, form)
+
+
+def _calibration_error(bins: Sequence[Bin]) -> float:
+    clips = max(sum(entry.clips for entry in bins), 1)
+    gaps = [entry.clips * abs((entry.accuracy or 0.0) - (entry.confidence or 0.0)) for entry in bins]
+    return sum(gaps) / clips
+
+
+def _shown(names: Sequence[str], truth: Labels) -> list[tuple[int, dict[str, Any]]]:
+    """The labels that have a curve, the commonest first, each with its style; what is drawn last lies on top."""
+    support = np.bincount(truth, minlength=len(names))
+    drawn = [index for index in np.argsort(-support, kind="stable").tolist() if 0 < support[index] < len(truth)]
+    rest = len(drawn) - MOST_CURVES
+    styles: list[dict[str, Any]] = []
+    for place in range(len(drawn)):
+        if place < MOST_CURVES:
+            dashes = DASHES[place % len(DASHES)]
+            styles.append({"color": COLOURS[place % len(COLOURS)], "linestyle": dashes, "zorder": 3})
+        else:
+            label = f"{rest} rarer label{'s' if rest > 1 else ''}" if place == MOST_CURVES else None
+            styles.append({"color": "0.8", "linewidth": 0.8, "label": label})
+    return list(zip(drawn, styles, strict=True))
+
+
+def _clips(which: npt.NDArray[np.bool_]) -> str:
+    count = int(which.sum())
+    return f"{count} clip{'' if count == 1 else 's'}"
+
+
+def _short(name: str) -> str:
+    """A label in one line that every form can hold."""
+    line = " ".join(NOT_XML.sub("\ufffd", name).split())
+    if _columns(line) <= LONGEST_NAME:
+        return line
+    while _columns(line) >= LONGEST_NAME:
+        line = line[:-1]
+    return line.rstrip() + "…"
+
+
+def _columns(line: str) -> int:
+    """The width of a text in letters: a Chinese or Japanese sign is as wide as two."""
+    return sum(2 if east_asian_width(letter) in "FW" else 1 for letter in line)
+
+
+def _height(shown: Sequence[object]) -> float:
+    return WIDTH - 0.1 + ROW * (min(len(shown), MOST_CURVES + 1) + 1)
+
+
+def _square(figure: Figure, across: str, up: str) -> Axes:
+    """Axes from 0 to 1 both ways."""
     axes = figure.subplots()
-    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(len(names)), names)
-    axes.set_xlabel("answered")
-    axes.set_ylabel("true")
-    axes.set_title(f"{report.clips} clips of {report.groups} groups", fontsize="medium")
-    for (row, column), count in np.ndenumerate(counts):
-        axes.text(
-            column, row, str(count), ha="center", va="center", color="white" if shares[row, column] > 0.5 else "black"
-        )
-    for text in figure.findobj(Text):
-        text.set_parse_math(False)  # a label may hold a dollar sign
-    figure.colorbar(image, label="share of the true label's clips", fraction=0.046)
-    return _to_png(figure)
+    axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), xlabel=across, ylabel=up, box_aspect=1)
+    axes.grid(alpha=0.3)
+    return axes
 
 
-def _to_png(figure: Figure) -> bytes:
+def _legend(figure: Figure, axes: Axes, curves: int = 1) -> None:
+    """The names below the axes, where they hide nothing."""
+    if not curves:
+        axes.text(0.5, 0.5, "no label has clips\nand others beside it", ha="center", va="center")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower left")
+
+
+@contextmanager
+def _drawing(width: float, height: float) -> Iterator[Figure]:
+    """A figure of a size in inches; what is drawn and saved inside has the style of an evaluation's pictures."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure  # without pyplot, which would look for a display
+
+    with rc_context(STYLE):
+        yield Figure(figsize=(width, height), dpi=min(DPI, MOST_PIXELS / width), layout="constrained")
+
+
+def _save(figure: Figure, form: Form) -> bytes:
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a script that the font lacks is drawn as boxes
-        figure.savefig(buffer, format="png")
-    return buffer.getvalue()
+        figure.savefig(buffer, format=form, metadata=NO_METADATA if form == "svg" else None)
+    return _inlined(buffer.getvalue().decode()).encode() if form == "svg" else buffer.getvalue()
+
+
+def _inlined(svg: str) -> str:
+    """A file's SVG as it may stand in a page with others: no header, no ids of groups, no rules for other elements."""
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg[svg.index("<svg") :])
+    svg = re.sub(r"<style.*?</style>", "", svg, count=1, flags=re.DOTALL)
+    return svg.replace("<svg ", '<svg style="stroke-linejoin: round" ', 1)  # as the rules said

@@ -17,11 +17,12 @@ import numpy.typing as npt
 
 from crycli import audio
 from crycli.audio import Excerpt
-from crycli.checkpoint import Classifier, find_classifier, load_model
+from crycli.calibration import CALIBRATION_FILE, Calibration, threshold_for
+from crycli.checkpoint import Classifier, find_classifier, load_model, read_json
 from crycli.config import Config
 from crycli.errors import AudioError, CheckpointError, ConfigError, DataError
 from crycli.parallel import map_ordered
-from crycli.predictions import Prediction
+from crycli.predictions import UNSURE, Prediction
 
 GPU_BATCH = 16
 
@@ -41,6 +42,7 @@ class _Windows:
     seconds: float
     windows: list[Array]
     error: str = ""
+    digest: str = ""
 
 
 class Predictor:
@@ -49,11 +51,24 @@ class Predictor:
     Attributes:
         classifier: what it is.
         batch_size: windows in one forward pass.
+        temperature: what the logits are divided by.
+        unsure_below: the confidence below which the answer is `UNSURE`.
     """
 
-    def __init__(self, classifier: Classifier, network: Network, batch_size: int, workers: int = 0) -> None:
+    def __init__(
+        self,
+        classifier: Classifier,
+        network: Network,
+        batch_size: int,
+        workers: int = 0,
+        *,
+        temperature: float = 1.0,
+        unsure_below: float = 0.0,
+    ) -> None:
         self.classifier = classifier
         self.batch_size = batch_size
+        self.temperature = temperature
+        self.unsure_below = unsure_below
         self._network = network
         self._workers = workers
 
@@ -68,13 +83,13 @@ class Predictor:
         A recording longer than the classifier's window is cut into windows of that length, and its probabilities
         are the mean over them.
         """
-        waiting: deque[tuple[_Windows, list[Probabilities]]] = deque()
-        batch: list[tuple[Array, list[Probabilities]]] = []
+        waiting: deque[tuple[_Windows, list[Array]]] = deque()
+        batch: list[tuple[Array, list[Array]]] = []
         for recording in map_ordered(self._cut, recordings, self._workers):
-            probabilities: list[Probabilities] = []
-            waiting.append((recording, probabilities))
+            logits: list[Array] = []
+            waiting.append((recording, logits))
             for window in recording.windows:
-                batch.append((window, probabilities))
+                batch.append((window, logits))
                 if len(batch) == self.batch_size:
                     self._classify(batch)
                     batch.clear()
@@ -84,6 +99,20 @@ class Predictor:
             self._classify(batch)
         while waiting:
             yield self._answer(*waiting.popleft())
+
+    def probabilities(self, clips: Iterable[Array]) -> Probabilities:
+        """(clips, labels) of clips in memory, (samples,) at the classifier's rate, none longer than its window."""
+        found: list[list[Array]] = []
+        batch: list[tuple[Array, list[Array]]] = []
+        for samples in clips:
+            found.append([])
+            batch.append((audio.normalise(samples) if self.classifier.normalise else samples, found[-1]))
+            if len(batch) == self.batch_size:
+                self._classify(batch)
+                batch.clear()
+        if batch:
+            self._classify(batch)
+        return softmax(np.concatenate(found).astype(np.float32) / np.float32(self.temperature))
 
     def _cut(self, recording: Path | Excerpt) -> _Windows:
         excerpt = Excerpt(recording) if isinstance(recording, Path) else recording
@@ -101,34 +130,38 @@ class Predictor:
         windows = [samples[first:last] for first, last in bounds]
         if self.classifier.normalise:
             windows = [audio.normalise(window) for window in windows]
-        return _Windows(excerpt, len(samples) / rate, windows)
+        return _Windows(excerpt, len(samples) / rate, windows, digest=audio.digest(samples))
 
-    def _classify(self, batch: list[tuple[Array, list[Probabilities]]]) -> None:
-        """Append to each window's list its probabilities, (labels,)."""
+    def _classify(self, batch: list[tuple[Array, list[Array]]]) -> None:
+        """Append to each window's list its logits, (labels,)."""
         longest = max(len(window) for window, _ in batch)
         values = np.zeros((len(batch), longest), np.float32)
         mask = np.zeros((len(batch), longest), np.int64)
         for row, (window, _) in enumerate(batch):
             values[row, : len(window)] = window
             mask[row, : len(window)] = 1
-        for row, (_, probabilities) in zip(softmax(self._network(values, mask)), batch, strict=True):
-            probabilities.append(row)
+        for row, (_, logits) in zip(self._network(values, mask), batch, strict=True):
+            logits.append(row)
 
-    def _answer(self, recording: _Windows, probabilities: list[Probabilities]) -> Prediction:
+    def _answer(self, recording: _Windows, logits: list[Array]) -> Prediction:
         path, start = recording.excerpt.path, recording.excerpt.start or 0.0
         if recording.error:
             return Prediction(path, error=recording.error)
-        mean = np.mean(probabilities, axis=0)
-        if not np.isfinite(mean).all():
+        windows = np.stack(logits)
+        if not np.isfinite(windows).all():
             return Prediction(path, error="the model's answer is not a number")
+        mean = softmax(windows / np.float32(self.temperature)).mean(axis=0)
         best = int(mean.argmax())
+        confidence = float(mean[best])
         return Prediction(
             path=path,
             start=start,
             end=start + recording.seconds,
-            label=self.labels[best],
-            confidence=float(mean[best]),
-            probabilities=tuple(float(value) for value in mean),
+            label=self.labels[best] if confidence >= self.unsure_below else UNSURE,
+            confidence=confidence,
+            probabilities=tuple(mean.tolist()),
+            uncalibrated=tuple(softmax(windows).mean(axis=0).tolist()),
+            digest=recording.digest,
         )
 
 
@@ -176,7 +209,41 @@ def load_predictor(name: str, config: Config | None = None) -> Predictor:
     size = config.predict.batch_size
     if size == "auto":
         size = GPU_BATCH if on_gpu else 1
-    return Predictor(classifier, network, size, config.workers)
+    calibration = read_calibration(classifier.folder)
+    return Predictor(
+        classifier,
+        network,
+        size,
+        config.workers,
+        temperature=1.0 if calibration is None else calibration.temperature,
+        unsure_below=_threshold(calibration, config, name),
+    )
+
+
+def read_calibration(folder: Path) -> Calibration | None:
+    """What the validation clips said about the confidence of a model in a folder; None where nothing is known.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
+    file = folder / CALIBRATION_FILE
+    return Calibration.from_json(read_json(file), file) if file.is_file() else None
+
+
+def _threshold(calibration: Calibration | None, config: Config, name: str) -> float:
+    """The confidence below which the answer is unsure."""
+    precision, coverage = config.predict.precision, config.predict.coverage
+    if precision is None and coverage is None:
+        return 0.0
+    if calibration is None:
+        raise ConfigError(f"predict.precision and predict.coverage need {CALIBRATION_FILE}, which {name} lacks")
+    confidence, correct = np.array(calibration.confidence), np.array(calibration.correct, dtype=np.bool_)
+    found = threshold_for(confidence, correct, precision=precision, coverage=coverage)
+    if found is None:
+        raise ConfigError(
+            f"predict.precision: {name} reaches {precision:g} at no confidence on {len(confidence)} validation clips"
+        )
+    return found
 
 
 def pick_device(wanted: str) -> str:

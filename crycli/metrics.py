@@ -1,4 +1,4 @@
-"""Labels and probabilities to scores: numpy and scikit-learn alone."""
+"""Labels and probabilities to scores: numpy and scikit-learn alone. Their intervals are in `bootstrap`."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ Probabilities = npt.NDArray[np.float64]
 
 
 Counts = npt.NDArray[np.float64]
+"""(..., labels) numbers of clips."""
 
-DRAWS_AT_ONCE = 500  # of a bootstrap: bounds its memory
+UPPER_EDGES = np.linspace(0.0, 1.0, 11)[1:-1]
+"""Of the ten bins of the confidence but the last; an edge belongs to the bin below it, as in Guo et al. (2017)."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,9 @@ class LabelScores:
         precision: share of the clips so called that bear it; None where none was so called.
         recall: share of the clips bearing it that were so called; None where none bears it.
         f1: their harmonic mean, 0 where nothing was found; None where no clip bears it.
-        auc: area under the ROC curve against the rest; None without clips on both sides.
+        auc: area under the ROC curve against the rest; None without clips on both sides, or without probabilities.
+        average_precision: the mean of the precision over the recall, the label against the rest (not interpolated);
+            None without clips on both sides, or without probabilities.
     """
 
     support: int
@@ -37,11 +41,14 @@ class LabelScores:
     recall: float | None
     f1: float | None
     auc: float | None
+    average_precision: float | None
 
 
 @dataclass(frozen=True)
 class Report:
     """The scores of a classifier on a set of clips. Labels that no clip bears do not enter the means.
+
+    What rests on probabilities is None where there are answers alone.
 
     Attributes:
         clips: scored clips.
@@ -50,8 +57,17 @@ class Report:
         balanced_accuracy: mean recall over the labels (UAR).
         macro_f1: mean F1 over the labels.
         weighted_f1: mean F1 weighted by support.
+        matthews: Matthews' correlation of labels and answers (Gorodkin 2004 for more than two labels), 0 where all
+            answers are the same; None where one label alone is borne.
+        kappa: Cohen's kappa, the agreement beyond that of answers drawn by chance; None where one label alone is borne.
         macro_auc: mean one-against-rest AUC; None where one label alone is borne.
+        macro_average_precision: mean average precision; None where one label alone is borne.
         log_loss: mean negative log probability of the true label, in nats.
+        brier: mean over the clips of the squared differences between the probabilities and 0 or 1, summed over the
+            labels (Brier 1950): 0 is best, 2 worst.
+        calibration_error: the expected one (Naeini et al. 2015): the mean over the clips of how far confidence and
+            accuracy lie apart in the clip's bin, of ten equally wide bins of the confidence. The confidence is the
+            probability of the answer.
         chance_balanced_accuracy: the balanced accuracy of any answer that ignores the recording.
         commonest_label: the label most clips bear.
         commonest_accuracy: the accuracy of always answering it.
@@ -65,8 +81,13 @@ class Report:
     balanced_accuracy: float
     macro_f1: float
     weighted_f1: float
+    matthews: float | None
+    kappa: float | None
     macro_auc: float | None
-    log_loss: float
+    macro_average_precision: float | None
+    log_loss: float | None
+    brier: float | None
+    calibration_error: float | None
     chance_balanced_accuracy: float
     commonest_label: str
     commonest_accuracy: float
@@ -75,37 +96,49 @@ class Report:
 
 
 def score(
-    names: Sequence[str], truth: Labels, probabilities: Probabilities, groups: Sequence[str] | None = None
+    names: Sequence[str],
+    truth: Labels,
+    probabilities: Probabilities | None,
+    groups: Sequence[str] | None = None,
+    predicted: Labels | None = None,
 ) -> Report:
     """Score predictions.
 
     Args:
         names: label names, in the order of the probabilities.
         truth: (clips,) true labels; at least one.
-        probabilities: (clips, labels).
+        probabilities: (clips, labels); None where only the answers are known.
         groups: the clips' groups; each clip is one by itself where None.
-    """
-    from sklearn.metrics import confusion_matrix
+        predicted: (clips,) the answers; the likeliest labels where None.
 
-    predicted = probabilities.argmax(axis=1)
+    Raises:
+        ValueError: neither probabilities nor answers are given.
+    """
+    from sklearn.metrics import cohen_kappa_score, confusion_matrix, matthews_corrcoef
+
+    if predicted is None:
+        if probabilities is None:
+            raise ValueError("neither probabilities nor answers are given")
+        predicted = probabilities.argmax(axis=1)
     confusion = confusion_matrix(truth, predicted, labels=np.arange(len(names)))
     support = confusion.sum(axis=1)
     called = confusion.sum(axis=0)
     hits = confusion.diagonal()
+    auc, average_precision = _ranked(truth, probabilities, support)
     labels = {
         name: LabelScores(
             support=int(support[index]),
             precision=_ratio(hits[index], called[index]),
             recall=_ratio(hits[index], support[index]),
             f1=_ratio(2 * hits[index], support[index] + called[index]) if support[index] else None,
-            auc=_auc(truth == index, probabilities[:, index]),
+            auc=auc[index],
+            average_precision=average_precision[index],
         )
         for index, name in enumerate(names)
     }
-    borne = [labels[name] for name in names if labels[name].support]
+    borne = [entry for entry in labels.values() if entry.support]
     f1 = np.array([entry.f1 or 0.0 for entry in borne])
-    aucs = [entry.auc for entry in borne if entry.auc is not None]
-    of_truth = probabilities[np.arange(len(truth)), truth]
+    several = len(borne) > 1
     return Report(
         clips=len(truth),
         groups=len(truth) if groups is None else len(set(groups)),
@@ -113,8 +146,13 @@ def score(
         balanced_accuracy=float(np.mean([entry.recall or 0.0 for entry in borne])),
         macro_f1=float(f1.mean()),
         weighted_f1=float(np.average(f1, weights=[entry.support for entry in borne])),
-        macro_auc=float(np.mean(aucs)) if aucs else None,
-        log_loss=float(-np.log(np.clip(of_truth, np.finfo(np.float64).tiny, None)).mean()),
+        matthews=float(matthews_corrcoef(truth, predicted)) if several else None,
+        kappa=float(cohen_kappa_score(truth, predicted)) if several else None,
+        macro_auc=_mean([entry.auc for entry in borne]),
+        macro_average_precision=_mean([entry.average_precision for entry in borne]),
+        log_loss=None if probabilities is None else float(log_losses(truth, probabilities).mean()),
+        brier=None if probabilities is None else float(brier_scores(truth, probabilities).mean()),
+        calibration_error=None if probabilities is None else _calibration_error(truth, predicted, probabilities),
         chance_balanced_accuracy=1.0 / len(borne),
         commonest_label=names[int(support.argmax())],
         commonest_accuracy=float(support.max() / len(truth)),
@@ -123,87 +161,63 @@ def score(
     )
 
 
-def intervals(
-    names: Sequence[str],
-    truth: Labels,
-    predicted: Labels,
-    groups: Sequence[str],
-    *,
-    draws: int = 2000,
-    level: float = 0.95,
-    seed: int = 0,
-) -> dict[str, tuple[float, float]]:
-    """Confidence intervals of the scores by a percentile bootstrap over groups (Efron and Tibshirani 1993, ch. 8, 13).
+def log_losses(truth: Labels, probabilities: Probabilities) -> npt.NDArray[np.float64]:
+    """(clips,) negative log probabilities of the true labels, in nats; finite, for a probability of 0 too."""
+    of_truth = probabilities[np.arange(len(truth)), truth]
+    return np.asarray(np.abs(np.log(np.clip(of_truth, np.finfo(np.float64).tiny, 1.0))), dtype=np.float64)
 
-    Clips of one baby are alike, so whole groups are drawn: an interval over clips would be too narrow. A draw is a
-    number of copies for each group; its counts are the sums of the groups' own, so no clip is touched twice.
 
-    Args:
-        names: label names.
-        truth: (clips,) true labels.
-        predicted: (clips,) answers.
-        groups: (clips,) groups.
-        draws: bootstrap samples.
-        level: the share of them that an interval holds.
-        seed: another one gives other draws.
+def brier_scores(truth: Labels, probabilities: Probabilities) -> npt.NDArray[np.float64]:
+    """(clips,) squared differences between the probabilities and 0 or 1, summed over the labels."""
+    differences = probabilities - np.eye(probabilities.shape[1])[truth]
+    return np.asarray((differences**2).sum(axis=1), dtype=np.float64)
 
-    Returns:
-        Of accuracy, balanced_accuracy, macro_f1 and weighted_f1 the lower and the upper bound. Labels that no clip of a
-        draw bears do not enter its means. Empty for fewer than two groups, which say nothing of others.
+
+def calibration_gaps(truth: Labels, predicted: Labels, probabilities: Probabilities) -> npt.NDArray[np.float64]:
+    """(clips, bins) confidence minus 1 for a right answer, minus 0 for a wrong one; 0 outside a clip's own bin.
+
+    The absolute values of the sums over clips, added up over bins and divided by the clips, are the expected
+    calibration error.
     """
-    numbers: dict[str, int] = {}
-    of_group = np.array([numbers.setdefault(group, len(numbers)) for group in groups])
-    if len(numbers) < 2:
-        return {}
-    labels = len(names)
-    counts = np.zeros((len(numbers), 3, labels))  # of hits, of clips that bear each label, of clips called so
-    hit = truth == predicted
-    for row, group, label in (
-        (0, of_group[hit], truth[hit]),
-        (1, of_group, truth),
-        (2, of_group, predicted),
-    ):
-        np.add.at(counts[:, row], (group, label), 1.0)
-    generator = np.random.default_rng(seed)
-    scores: dict[str, list[npt.NDArray[np.float64]]] = {}
-    for first in range(0, draws, DRAWS_AT_ONCE):
-        count = min(DRAWS_AT_ONCE, draws - first)
-        copies = generator.multinomial(len(numbers), np.full(len(numbers), 1.0 / len(numbers)), size=count)
-        drawn = (copies @ counts.reshape(len(numbers), -1)).reshape(count, 3, labels)
-        for name, values in _scores_of(*np.moveaxis(drawn, 1, 0)).items():
-            scores.setdefault(name, []).append(values)
-    outside = (1.0 - level) / 2.0
-    found = {}
-    for name, parts in scores.items():
-        low, high = np.quantile(np.concatenate(parts), [outside, 1.0 - outside])
-        found[name] = (float(low), float(high))
-    return found
+    clips = np.arange(len(truth))
+    confidence = probabilities[clips, predicted]
+    gaps = np.zeros((len(truth), len(UPPER_EDGES) + 1))
+    gaps[clips, np.digitize(confidence, UPPER_EDGES, right=True)] = confidence - (truth == predicted)
+    return gaps
 
 
-def _scores_of(hits: Counts, support: Counts, called: Counts) -> dict[str, npt.NDArray[np.float64]]:
-    """(draws,) scores from (draws, labels) counts."""
-    borne = support > 0
-    recall = np.divide(hits, support, out=np.zeros_like(hits), where=borne)
-    f1 = np.divide(2.0 * hits, support + called, out=np.zeros_like(hits), where=borne)
-    count = borne.sum(axis=1)
-    return {
-        "accuracy": hits.sum(axis=1) / support.sum(axis=1),
-        "balanced_accuracy": recall.sum(axis=1) / count,
-        "macro_f1": f1.sum(axis=1) / count,
-        "weighted_f1": (f1 * support).sum(axis=1) / support.sum(axis=1),
-    }
+def _calibration_error(truth: Labels, predicted: Labels, probabilities: Probabilities) -> float:
+    return float(np.abs(calibration_gaps(truth, predicted, probabilities).sum(axis=0)).sum() / len(truth))
 
 
 def _ratio(part: float, whole: float) -> float | None:
     return float(part / whole) if whole else None
 
 
-def _auc(positive: npt.NDArray[np.bool_], scores: npt.NDArray[np.float64]) -> float | None:
-    from sklearn.metrics import roc_auc_score
+def _mean(values: Sequence[float | None]) -> float | None:
+    defined = [value for value in values if value is not None]
+    return float(np.mean(defined)) if defined else None
 
-    if positive.all() or not positive.any():
-        return None
-    return float(roc_auc_score(positive, scores))
+
+def _ranked(
+    truth: Labels, probabilities: Probabilities | None, support: Labels
+) -> tuple[list[float | None], list[float | None]]:
+    """AUC and average precision of each label against the rest."""
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    auc: list[float | None] = [None] * len(support)
+    average_precision: list[float | None] = [None] * len(support)
+    borne = np.flatnonzero(support)
+    if probabilities is not None and len(borne) > 1:
+        positive, scores = np.eye(len(support))[truth][:, borne], probabilities[:, borne]
+        of_borne = zip(
+            roc_auc_score(positive, scores, average=None),
+            average_precision_score(positive, scores, average=None),
+            strict=True,
+        )
+        for label, (area, precision) in zip(borne, of_borne, strict=True):
+            auc[label], average_precision[label] = float(area), float(precision)
+    return auc, average_precision
 
 
 def remark(report: Report) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from crycli import __version__, metrics, pages, recipe
+from crycli.bootstrap import Interval
 from crycli.config import Config, flatten
 from crycli.manifest import Clip
 from crycli.outputs import write_text
@@ -57,7 +58,7 @@ class CardFacts:
         shared_clips: clips of the validation part that are of such groups.
         all_alone: whether each clip is a group by itself.
         report: the scores on the validation part.
-        intervals: score to the bounds of its 95% interval; those that cannot be had are missing.
+        intervals: score to its 95% interval; those that cannot be had are missing.
         changed: the settings of the training that differ from their defaults.
     """
 
@@ -75,7 +76,7 @@ class CardFacts:
     shared_clips: int
     all_alone: bool
     report: metrics.Report
-    intervals: Mapping[str, tuple[float, float]]
+    intervals: Mapping[str, Interval]
     changed: Mapping[str, Any]
 
 
@@ -102,7 +103,7 @@ def gather(
     prepared_clips: Mapping[str, Sequence[Clip]],
     labels: Sequence[str],
     report: metrics.Report,
-    intervals: Mapping[str, tuple[float, float]],
+    intervals: Mapping[str, Interval],
     weights: int,
     weights_trained: int,
     best_epoch: int,
@@ -114,7 +115,7 @@ def gather(
         prepared_clips: the clips of "train" and "validation".
         labels: in the order of the logits.
         report: the scores on the validation part.
-        intervals: from `metrics.intervals`, on the same answers.
+        intervals: from `bootstrap.intervals`, on the same answers.
         weights: of the whole network.
         weights_trained: those of them that were trained.
         best_epoch: the one whose weights were kept, from 1.
@@ -204,7 +205,8 @@ def _scores(facts: CardFacts) -> list[Score]:
         "macro_f1": 2 * share / (1 + share) * chance,
         "macro_auc": ranked,
     }
+    bounds = {name: (interval.low, interval.high) for name, interval in facts.intervals.items()}
     return [
-        Score(title, getattr(report, name), facts.intervals.get(name), by_chance.get(name), always[name])
+        Score(title, getattr(report, name), bounds.get(name), by_chance.get(name), always[name])
         for name, title in SCORES.items()
     ]

@@ -12,6 +12,9 @@ from crycli.outputs import csv_line
 
 COLUMNS = ("path", "start", "end", "label", "confidence", "error")
 
+UNSURE = "unsure"
+"""The answer where the confidence is below the threshold that the configuration asks for."""
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -21,10 +24,12 @@ class Prediction:
         path: the recording.
         start: seconds, where the answer begins to apply; None where the recording could not be read.
         end: seconds, where it ends; None where the recording could not be read.
-        label: the likeliest label; empty where the recording could not be read.
-        confidence: the probability of `label`; None where the recording could not be read.
+        label: the likeliest label, or `UNSURE`; empty where the recording could not be read.
+        confidence: the probability of the likeliest label; None where the recording could not be read.
         probabilities: one for each of the classifier's labels, summing to 1; empty where there is no answer.
         error: why there is no answer; empty where there is one.
+        uncalibrated: the probabilities at a temperature of 1.
+        digest: of the samples at the classifier's rate; the same sound has the same one.
     """
 
     path: Path
@@ -34,6 +39,8 @@ class Prediction:
     confidence: float | None = None
     probabilities: tuple[float, ...] = ()
     error: str = ""
+    uncalibrated: tuple[float, ...] = ()
+    digest: str = ""
 
 
 def columns(labels: Sequence[str]) -> list[str]:

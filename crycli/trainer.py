@@ -18,10 +18,10 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.trainer_callback import PrinterCallback
 
 from crycli import metrics
+from crycli.calibration import clip_probabilities
 from crycli.config import Config
 from crycli.dataset import PreparedData
 from crycli.errors import TrainingError
-from crycli.inference import softmax
 from crycli.losses import ClassificationLoss
 from crycli.model import SpeechClassification
 from crycli.progress import OnStep, Step
@@ -239,7 +239,7 @@ class CTCTrainer(Trainer):
                 f"train.learning_rate (it is {self.args.learning_rate:g}) and start anew"
             )
         report = self.report = metrics.score(self.prepared.labels, self.truth, self.clip_probabilities(logits))
-        scores = {
+        scores: dict[str, Any] = {
             "log_loss": report.log_loss,
             "accuracy": report.accuracy,
             "balanced_accuracy": report.balanced_accuracy,
@@ -248,13 +248,12 @@ class CTCTrainer(Trainer):
         if report.macro_auc is not None:
             scores["macro_auc"] = report.macro_auc
         # Equal scores, common on small sets, differ by their log loss.
-        return scores | {"selection": scores[self._config.train.select_by] - 1e-9 * report.log_loss}
+        scores["selection"] = scores[self._config.train.select_by] - 1e-9 * scores["log_loss"]
+        return scores
 
     def clip_probabilities(self, logits: Any) -> metrics.Probabilities:
-        """(clips, labels) from the logits of their windows, (windows, labels): the mean, as in `Predictor`."""
-        sums = np.zeros((len(self.prepared.parts["validation"]), logits.shape[1]))
-        np.add.at(sums, self.task.validation.clips, softmax(logits))
-        return np.asarray(sums / np.bincount(self.task.validation.clips)[:, None], dtype=np.float64)
+        """(clips, labels) from the logits of the validation part's windows, (windows, labels)."""
+        return clip_probabilities(logits, self.task.validation.clips, len(self.prepared.parts["validation"]))
 
 
 class _EpochLoss:

@@ -22,7 +22,8 @@ from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl,
 from transformers.integrations.integration_utils import TensorBoardCallback
 from transformers.trainer_utils import PredictionOutput
 
-from crycli import __version__, embeddings, metrics, modelcard, recipe
+from crycli import __version__, bootstrap, embeddings, metrics, modelcard, recipe
+from crycli.calibration import CALIBRATION_FILE, calibrate
 from crycli.checkpoint import build_model, locate_backbone, quiet_libraries, read_json, save_model_folder
 from crycli.config import Config, to_yaml
 from crycli.convolution import speed_up_convolutions
@@ -38,6 +39,7 @@ from crycli.dropout import speed_up_dropout
 from crycli.errors import ConfigError, DataError, TrainingError
 from crycli.figures import draw_confusion, draw_curves
 from crycli.inference import pick_device
+from crycli.leakage import write_known
 from crycli.lora import add_lora, merge_lora
 from crycli.losses import ClassificationLoss, log_prior_of_labels, weights_of_labels
 from crycli.manifest import write_rows
@@ -451,10 +453,11 @@ def _finish(
 ) -> None:
     """Write the model with the best weights, and what there is to say about it."""
     output, config, prepared = setup.output, setup.config, setup.prepared
-    probabilities = trainer.clip_probabilities(np.asarray(answers.predictions))
+    logits = np.asarray(answers.predictions)
+    probabilities = trainer.clip_probabilities(logits)
     groups = [clip.group for clip in prepared.clips["validation"]]
     report = metrics.score(prepared.labels, trainer.truth, probabilities, groups)
-    intervals = metrics.intervals(prepared.labels, trainer.truth, probabilities.argmax(axis=1), groups)
+    intervals = bootstrap.intervals(prepared.labels, trainer.truth, None, probabilities.argmax(axis=1), groups)
     best, weights, trained = best_epoch(trainer.state), _size(network), _size(network, trained=True)
     rows = history(trainer.state)
     results: dict[str, Any] = {
@@ -470,7 +473,9 @@ def _finish(
         "validation": {
             name.removeprefix("validation_"): value for name, value in best.items() if name.startswith("validation_")
         },
-        "validation_intervals": {name: list(bounds) for name, bounds in intervals.items()},
+        "validation_intervals": {
+            name: [interval.low, interval.high] for name, interval in intervals.items() if f"validation_{name}" in best
+        },
         "seconds": round(seconds, 3),
         "device": setup.device,
         "precision": setup.precision,
@@ -480,14 +485,21 @@ def _finish(
     }
     if config.model.lora_rank is not None:
         merge_lora(network)
+    calibration = calibrate(logits, trainer.task.validation.clips, trainer.truth)
     facts = modelcard.gather(
         config, prepared.clips, prepared.labels, report, intervals, weights, trained, best["epoch"]
     )
+
+    def write_more(folder: Path) -> None:
+        modelcard.write_card(folder / "README.md", facts)
+        write_json(folder / CALIBRATION_FILE, calibration.to_json())
+        write_known(folder, prepared.clips, {part: rows["digest"][:] for part, rows in prepared.parts.items()})
+
     save_model_folder(
         network,
         prepared.feature_extractor,
         output / "model",
-        lambda folder: modelcard.write_card(folder / "README.md", facts),
+        write_more,
     )
     write_history(output / "history.csv", rows)
     write_bytes(output / "curves.png", draw_curves(rows, best["epoch"]))

@@ -116,6 +116,11 @@ OTHER_VALUES: dict[str, st.SearchStrategy[Any]] = {
         max_size=3,
     ),
     "eval.split": st.sampled_from(["train", "validation", "test"]),
+    "eval.draws": st.integers(100, 100_000),
+    "eval.baselines": st.booleans(),
+    "eval.examples": st.integers(0, 50),
+    "predict.precision": st.none() | st.floats(0.01, 1.0),
+    "predict.coverage": st.none(),  # it excludes precision
     "predict.batch_size": st.just("auto") | st.integers(1, 64),
     "predict.format": st.sampled_from(["auto", "table", "csv", "jsonl"]),
     "export.opset": st.integers(17, 20),

@@ -112,7 +112,8 @@ def test_a_bundle_is_complete_and_keeps_what_the_checkpoint_says(runs: dict[str,
     steps: list[Step] = []
     made = export_bundle(str(model), tmp_path / "bundle", on_step=steps.append)
     names = {path.name for path in made.folder.iterdir()}
-    assert names == {"model.onnx", "labels.json", "preprocessor_config.json", "bundle.json"}
+    parts = {"model.onnx", "labels.json", "preprocessor_config.json", "bundle.json"}
+    assert names == parts | {"calibration.json", "known_clips.json"}
     assert json.loads((made.folder / "labels.json").read_text()) == ["high", "low"]
     assert read_json(made.folder / "bundle.json")["window_seconds"] == 4.5
     assert made.megabytes == pytest.approx((made.folder / "model.onnx").stat().st_size / 1e6)

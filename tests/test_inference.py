@@ -44,6 +44,7 @@ def amplify(run: Path) -> None:
     weights["classifier.dense.weight"] *= 20
     weights["classifier.out_proj.weight"] *= 50
     save_file(weights, file, metadata={"format": "pt"})
+    (run / "model" / "calibration.json").unlink()  # of the head that was; it would make every answer the surest
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from hypothesis import given, settings, strategies
 from hypothesis.extra import numpy as arrays
 from sklearn import metrics as sklearn_metrics
 
-from crycli.metrics import Labels, Probabilities, Report, intervals, remark, score
+from crycli.metrics import Labels, Probabilities, Report, remark, score
 
 Table = tuple[list[str], Labels, Probabilities]
 
@@ -28,11 +28,13 @@ def tables(draw: strategies.DrawFn) -> Table:
     return [f"label {index}" for index in range(count)], truth, parts / parts.sum(axis=1, keepdims=True)
 
 
-def strict(names: list[str], truth: Labels, probabilities: Probabilities) -> Report:
+def strict(
+    names: list[str], truth: Labels, probabilities: Probabilities | None, predicted: Labels | None = None
+) -> Report:
     """The scores, with every warning an error."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        return score(names, truth, probabilities)
+        return score(names, truth, probabilities, predicted=predicted)
 
 
 def answers(*indices: int, labels: int = 3, confidence: float = 0.8) -> Probabilities:
@@ -47,7 +49,7 @@ def defined(value: float | None) -> float:
 
 
 @given(table=tables())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_the_overall_scores_are_those_of_scikit_learn(table: Table) -> None:
     names, truth, probabilities = table
     report = strict(*table)
@@ -67,7 +69,7 @@ def test_the_overall_scores_are_those_of_scikit_learn(table: Table) -> None:
 
 
 @given(table=tables())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_the_scores_of_each_label_are_those_of_scikit_learn(table: Table) -> None:
     names, truth, probabilities = table
     report = strict(*table)
@@ -86,22 +88,95 @@ def test_the_scores_of_each_label_are_those_of_scikit_learn(table: Table) -> Non
         if 0 < support[index] < len(truth):
             auc = sklearn_metrics.roc_auc_score(truth == index, probabilities[:, index])
             assert entry.auc == pytest.approx(auc)
+            precision_over_recall = sklearn_metrics.average_precision_score(truth == index, probabilities[:, index])
+            assert entry.average_precision == pytest.approx(precision_over_recall)
         else:
-            assert entry.auc is None
+            assert entry.auc is entry.average_precision is None
 
 
 @given(table=tables())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=40, deadline=None)
+def test_the_agreement_beyond_chance_is_that_of_scikit_learn(table: Table) -> None:
+    _, truth, probabilities = table
+    report, predicted = strict(*table), probabilities.argmax(axis=1)
+    if len(set(truth)) == 1:
+        assert report.matthews is report.kappa is None
+    else:
+        assert report.matthews == pytest.approx(sklearn_metrics.matthews_corrcoef(truth, predicted))
+        assert report.kappa == pytest.approx(sklearn_metrics.cohen_kappa_score(truth, predicted))
+
+
+@given(table=tables())
+@settings(max_examples=40, deadline=None)
+def test_the_scores_of_probabilities_are_those_of_a_closed_form(table: Table) -> None:
+    _, truth, probabilities = table
+    report = strict(*table)
+    squares = [
+        sum((p - (index == label)) ** 2 for index, p in enumerate(row))
+        for label, row in zip(truth, probabilities.tolist(), strict=True)
+    ]
+    assert report.brier == pytest.approx(np.mean(squares))
+    bins: dict[int, list[tuple[float, bool]]] = {}
+    for label, row in zip(truth, probabilities.tolist(), strict=True):
+        bin_of = next(upper for upper in range(1, 11) if max(row) <= upper / 10 or upper == 10)
+        bins.setdefault(bin_of, []).append((max(row), row.index(max(row)) == label))
+    error = sum(len(held) * abs(float(np.subtract(*np.mean(held, axis=0)))) for held in bins.values()) / len(truth)
+    assert report.calibration_error == pytest.approx(error)
+
+
+@given(table=tables(), seed=strategies.integers(0, 9))
+@settings(max_examples=25, deadline=None)
+def test_given_answers_count_instead_of_the_likeliest_labels(table: Table, seed: int) -> None:
+    names, truth, probabilities = table
+    predicted = np.random.default_rng(seed).integers(len(names), size=len(truth))
+    alone, both = strict(names, truth, None, predicted), strict(names, truth, probabilities, predicted)
+    likeliest = strict(names, truth, probabilities)
+    assert alone.confusion == both.confusion
+    assert both.accuracy == pytest.approx(sklearn_metrics.accuracy_score(truth, predicted))
+    assert (alone.matthews, alone.kappa, alone.macro_f1) == (both.matthews, both.kappa, both.macro_f1)
+    assert (both.macro_auc, both.log_loss, both.brier) == (likeliest.macro_auc, likeliest.log_loss, likeliest.brier)
+    of_probabilities = ("macro_auc", "macro_average_precision", "log_loss", "brier", "calibration_error")
+    assert {getattr(alone, name) for name in of_probabilities} == {None}
+    assert {value for entry in alone.labels.values() for value in (entry.auc, entry.average_precision)} == {None}
+    json.dumps(asdict(alone), allow_nan=False)
+
+
+def test_the_confidence_is_the_probability_of_the_answer() -> None:
+    table = np.array([[0.9, 0.1], [0.8, 0.2]])
+    report = strict(["a", "b"], np.array([0, 1]), table, np.array([0, 1]))
+    assert report.calibration_error == pytest.approx((0.1 + 0.8) / 2)
+
+
+def test_scores_need_probabilities_or_answers() -> None:
+    with pytest.raises(ValueError, match="neither probabilities nor answers"):
+        score(["a", "b"], np.array([0, 1]), None)
+
+
+def test_a_perfect_and_certain_answer_has_no_loss_of_minus_zero() -> None:
+    report = strict(["a", "b"], np.array([0, 1]), np.eye(2))
+    assert [str(value) for value in (report.log_loss, report.brier, report.calibration_error)] == ["0.0"] * 3
+    assert (report.matthews, report.kappa, report.macro_average_precision) == (1.0, 1.0, 1.0)
+
+
+def test_answers_that_are_all_the_same_agree_by_chance_alone() -> None:
+    report = strict(["a", "b"], np.array([0, 0, 1]), answers(0, 0, 0, labels=2))
+    assert (report.matthews, report.kappa) == (0.0, 0.0)
+
+
+@given(table=tables())
+@settings(max_examples=25, deadline=None)
 def test_nothing_is_nan_and_every_share_lies_between_0_and_1(table: Table) -> None:
     report = strict(*table)
     json.dumps(asdict(report), allow_nan=False)
     shares = [report.accuracy, report.balanced_accuracy, report.macro_f1, report.weighted_f1, report.commonest_accuracy]
+    assert report.calibration_error is not None
+    shares.append(report.calibration_error)
     assert all(0.0 <= share <= 1.0 for share in shares)
     assert remark(report).endswith(".")
 
 
 @given(table=tables(), seed=strategies.integers(0, 9))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_the_order_of_the_clips_does_not_matter(table: Table, seed: int) -> None:
     names, truth, probabilities = table
     order = np.random.default_rng(seed).permutation(len(truth))
@@ -113,13 +188,26 @@ def test_the_order_of_the_clips_does_not_matter(table: Table, seed: int) -> None
     )
 
 
-def test_the_macro_auc_is_the_mean_over_the_labels_that_have_one() -> None:
+def test_the_macro_auc_and_average_precision_are_means_over_the_labels_that_have_one() -> None:
     truth = np.array([0, 0, 1, 1])
     probabilities = np.array([[0.6, 0.3, 0.1], [0.4, 0.5, 0.1], [0.5, 0.3, 0.2], [0.1, 0.8, 0.1]])
     report = strict(["a", "b", "unheard"], truth, probabilities)
-    expected = [sklearn_metrics.roc_auc_score(truth == index, probabilities[:, index]) for index in (0, 1)]
-    assert report.macro_auc == pytest.approx(np.mean(expected))
+    for function, found in (
+        (sklearn_metrics.roc_auc_score, report.macro_auc),
+        (sklearn_metrics.average_precision_score, report.macro_average_precision),
+    ):
+        expected = [function(truth == index, probabilities[:, index]) for index in (0, 1)]
+        assert found == pytest.approx(np.mean(expected))
     assert report.labels["unheard"].auc is None
+
+
+def test_the_macro_auc_of_tied_scores_is_that_of_scikit_learn_where_all_labels_are_borne() -> None:
+    generator = np.random.default_rng(0)
+    truth = np.append([0, 1, 2], generator.integers(3, size=97))
+    parts = generator.integers(1, 4, size=(100, 3)) + np.eye(3)[truth]
+    table = parts / parts.sum(axis=1, keepdims=True)
+    expected = sklearn_metrics.roc_auc_score(truth, table, multi_class="ovr", average="macro")
+    assert strict(["a", "b", "c"], truth, table).macro_auc == pytest.approx(expected)
 
 
 def test_a_label_that_no_clip_bears_does_not_enter_the_means() -> None:
@@ -140,9 +228,9 @@ def test_a_single_clip_has_scores() -> None:
 
 
 def test_a_probability_of_zero_for_the_true_label_keeps_the_log_loss_finite() -> None:
-    report = strict(["a", "b"], np.array([0, 1]), np.array([[0.0, 1.0], [0.0, 1.0]]))
-    assert math.isfinite(report.log_loss)
-    assert report.log_loss > 100
+    loss = strict(["a", "b"], np.array([0, 1]), np.array([[0.0, 1.0], [0.0, 1.0]])).log_loss
+    assert loss is not None
+    assert 100 < loss < math.inf
 
 
 def test_the_commonest_label_is_what_the_accuracy_is_held_against() -> None:
@@ -172,47 +260,3 @@ def test_the_remark_says_what_the_scores_are_worth(
     truth: tuple[int, ...], answered: tuple[int, ...], words: str
 ) -> None:
     assert words in remark(strict(["ay", "bee", "sea"], np.array(truth), answers(*answered)))
-
-
-@given(
-    clips=strategies.lists(
-        strategies.tuples(strategies.integers(0, 2), strategies.integers(0, 2), strategies.integers(0, 5)),
-        min_size=4,
-        max_size=40,
-    ),
-    seed=strategies.integers(0, 5),
-)
-@settings(max_examples=20)
-def test_intervals_are_those_of_a_loop_that_draws_whole_groups(clips: list[tuple[int, int, int]], seed: int) -> None:
-    names = ["a", "b", "c"]
-    truth, predicted, groups = (np.array(column) for column in zip(*clips, strict=True))
-    found = intervals(names, truth, predicted, [str(group) for group in groups], draws=50, seed=seed)
-    distinct = list(dict.fromkeys(groups.tolist()))
-    if len(distinct) < 2:
-        assert found == {}
-        return
-    share = np.full(len(distinct), 1.0 / len(distinct))
-    copies = np.random.default_rng(seed).multinomial(len(distinct), share, size=50)
-    scores: dict[str, list[float]] = {name: [] for name in found}
-    for draw in copies:
-        rows = np.concatenate(
-            [np.tile(np.flatnonzero(groups == group), count) for group, count in zip(distinct, draw, strict=True)]
-        ).astype(int)
-        report = score(names, truth[rows], np.eye(3)[predicted[rows]])
-        for name, values in scores.items():
-            values.append(getattr(report, name))
-    for name, values in scores.items():
-        assert found[name] == pytest.approx(tuple(np.quantile(values, [0.025, 0.975])))
-
-
-def test_an_interval_over_groups_is_wider_than_one_over_clips_where_the_clips_of_a_group_are_alike() -> None:
-    generator = np.random.default_rng(0)
-    groups = np.repeat(np.arange(20), 10)
-    right = np.repeat(generator.random(20) < 0.6, 10)
-    truth = generator.integers(0, 2, 200)
-    predicted = np.where(right, truth, 1 - truth)
-    low, high = intervals(["a", "b"], truth, predicted, [str(group) for group in groups])["accuracy"]
-    by_clip = [str(clip) for clip in range(200)]
-    narrow_low, narrow_high = intervals(["a", "b"], truth, predicted, by_clip)["accuracy"]
-    assert low < right.mean() < high
-    assert high - low > 2 * (narrow_high - narrow_low)

@@ -549,5 +549,6 @@ def test_saved_folders_of_all_families_work_in_the_stock_pipeline_without_crycli
 
 def test_a_model_folder_holds_no_pickle(runs: dict[str, Path]) -> None:
     names = {path.name for path in (runs["layer"] / "model").iterdir()}
-    assert names == {"README.md", "config.json", "model.py", "model.safetensors", "preprocessor_config.json"}
+    about = {"README.md", "calibration.json", "known_clips.json"}
+    assert names == about | {"config.json", "model.py", "model.safetensors", "preprocessor_config.json"}
     assert load_file(runs["layer"] / "model/model.safetensors").keys() > HEAD

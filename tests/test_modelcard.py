@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from crycli import __version__, metrics
+from crycli import __version__, bootstrap, metrics
 from crycli.manifest import Clip
 from crycli.modelcard import CardFacts, gather, write_card
 from crycli.pages import UNKNOWN
@@ -57,7 +57,7 @@ def facts(
     probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.6, 0.4]])
     groups = [clip.group for clip in parts["validation"]]
     report = metrics.score(labels, truth, probabilities, groups)
-    intervals = metrics.intervals(labels, truth, probabilities.argmax(axis=1), groups)
+    intervals = bootstrap.intervals(labels, truth, None, probabilities.argmax(axis=1), groups)
     return gather(configured(*assignments), parts, labels, report, intervals, 980_000, 970_000, 7)
 
 
@@ -149,9 +149,9 @@ def test_a_window_lasts_from_its_start_to_its_end(tmp_path: Path) -> None:
 def test_scores_stand_next_to_intervals_and_to_what_needs_no_listening(tmp_path: Path) -> None:
     card = facts()
     text = written(tmp_path, card)
-    low, high = card.intervals["accuracy"]
+    interval = card.intervals["accuracy"]
     assert row(text, "score")[-1] == "always hungry"
-    assert row(text, "accuracy") == ["0.500", f"{low:.3f} to {high:.3f}", "0.500", "0.750"]
+    assert row(text, "accuracy") == ["0.500", f"{interval.low:.3f} to {interval.high:.3f}", "0.500", "0.750"]
     assert row(text, "balanced accuracy")[0::2] == ["0.333", "0.500"]
     assert row(text, "macro AUC") == [f"{card.report.macro_auc:.3f}", UNKNOWN, "0.500", "0.500"]
     assert metrics.remark(card.report) in text

@@ -1,0 +1,303 @@
+"""How sure the scores are: a bootstrap over groups."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from crycli.metrics import Counts, Labels, Probabilities, brier_scores, calibration_gaps, log_losses
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
+Draws = npt.NDArray[np.float64]
+"""(draws,) values of a score; NaN where a draw does not define it."""
+
+NUMBERS_AT_ONCE = 1_000_000  # draws times clips of a step: some ten arrays of that size are held, 80 MB
+
+OVER_LABELS = ("balanced_accuracy", "macro_f1", "macro_auc", "macro_average_precision")
+"""Scores that are means over labels, in which a rare label weighs as much as a common one."""
+NO_SHARES = {"matthews": (-1.0, 1.0), "kappa": (-1.0, 1.0), "brier": (0.0, 2.0), "log_loss": (0.0, np.inf)}
+"""The ranges of the scores that are not from 0 to 1."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A confidence interval of a score.
+
+    Attributes:
+        low: its lower bound.
+        high: its upper bound.
+    """
+
+    low: float
+    high: float
+
+
+class _Ranking(NamedTuple):
+    """The clips by falling probability of a label, as (steps, groups) numbers of clips of each group.
+
+    A step leads to the next value of the probability that a clip bearing the label has; the clips of the least ones,
+    after the last of these, are in none.
+
+    Attributes:
+        all: clips of each step.
+        tied: those of them that have the very value the step leads to.
+        positive: those of them that bear the label.
+    """
+
+    all: csr_array
+    tied: csr_array
+    positive: csr_array
+
+
+def score_draws(
+    names: Sequence[str],
+    truth: Labels,
+    probabilities: Probabilities | None,
+    predicted: Labels,
+    groups: Sequence[str],
+    *,
+    draws: int = 2000,
+    seed: int = 0,
+) -> dict[str, Draws]:
+    """The scores of bootstrap samples of whole groups (Efron and Tibshirani 1993; Davison and Hinkley 1997, ch. 3.8).
+
+    Clips of one baby are alike, so whole groups are drawn, as many as there are, with replacement: samples of clips
+    would make the scores look too sure. A draw is a number of copies for each group. Sums over its clips are products
+    of these with the groups' own sums; AUC and average precision come from running sums over the clips sorted once.
+
+    Args:
+        names: label names.
+        truth: (clips,) true labels; at least one.
+        probabilities: (clips, labels); None where only the answers are known.
+        predicted: (clips,) answers.
+        groups: (clips,) groups. The same groups get the same copies whatever else is given, so that differences between
+            models can be taken draw by draw.
+        draws: bootstrap samples.
+        seed: another one gives other draws.
+
+    Returns:
+        (draws,) values of each score of `metrics.Report`, by its name there, and of those of each label, as
+        "recall/LABEL"; NaN in the draws for which `metrics.score` would give None. Those that rest on probabilities are
+        missing where there are none.
+    """
+    distinct, of_group = np.unique(np.asarray(groups), return_inverse=True)
+    rankings: list[_Ranking | None] = []
+    if probabilities is not None:
+        rankings = [
+            _ranking(truth == label, probabilities[:, label], of_group, len(distinct)) for label in range(len(names))
+        ]
+    sums = np.zeros((len(distinct), 3 * len(names) + (0 if probabilities is None else 12)))
+    np.add.at(sums, of_group, _summands(len(names), truth, probabilities, predicted))
+    at_once = max(1, NUMBERS_AT_ONCE // len(truth))
+    found: dict[str, list[Draws]] = {}
+    for copies in _copies(len(distinct), draws, at_once, seed):
+        hits, support, called, rest = np.split(copies @ sums, np.arange(1, 4) * len(names), axis=1)
+        values = _of_answers(names, hits, support, called)
+        if probabilities is not None:
+            values |= _of_probabilities(rest, support.sum(axis=1)) | _of_rankings(names, rankings, copies, support)
+        for name, part in values.items():
+            found.setdefault(name, []).append(part)
+    return {name: np.concatenate(parts) for name, parts in found.items()}
+
+
+def intervals(
+    names: Sequence[str],
+    truth: Labels,
+    probabilities: Probabilities | None,
+    predicted: Labels,
+    groups: Sequence[str],
+    *,
+    draws: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> dict[str, Interval]:
+    """Confidence intervals of the scores: percentiles of `score_draws` (Efron and Tibshirani 1993, ch. 13).
+
+    Where every draw has the same score and it is the best or the worst there is, a percentile would claim to be sure of
+    it. Such an interval is that of Clopper and Pearson (1934), with as many trials as groups. For the score of a label
+    they are the groups with clips that bear it (for precision: that are called so; for AUC and average precision: that
+    bear it, or that do not, whichever is fewer). For a mean over L labels with n_k groups each they are an effective
+    number as in Korn and Graubard (1998), L^2 / sum(1/n_k), with which one share would vary as the mean of shares does;
+    never more than all the groups.
+
+    Args:
+        names: label names.
+        truth: (clips,) true labels; at least one.
+        probabilities: (clips, labels); None where only the answers are known.
+        predicted: (clips,) answers.
+        groups: (clips,) groups.
+        draws: bootstrap samples.
+        level: the share of them that an interval holds.
+        seed: another one gives other draws.
+
+    Returns:
+        By the names of `score_draws`. Left out: scores that rest on fewer than two groups, that fewer than half of the
+        draws define, or that are perfect or worst in all of them and are no shares (Matthews, kappa, log loss, Brier).
+    """
+    if len(set(groups)) < 2:
+        return {}
+    trials = _trials(names, truth, predicted, groups)
+    found = {}
+    for name, values in score_draws(names, truth, probabilities, predicted, groups, draws=draws, seed=seed).items():
+        defined = values[~np.isnan(values)]
+        if 2 * len(defined) < draws or trials.get(name, 2) < 2:
+            continue
+        interval = _interval(defined, NO_SHARES.get(name), trials.get(name, len(set(groups))), (1.0 - level) / 2.0)
+        if interval is not None:
+            found[name] = interval
+    return found
+
+
+def _interval(values: Draws, bounds: tuple[float, float] | None, trials: float, outside: float) -> Interval | None:
+    """The interval that leaves a share of `outside` on either side; None where it cannot be had."""
+    lowest, highest = bounds or (0.0, 1.0)
+    if (values == highest).all():
+        return Interval(outside ** (1.0 / trials), 1.0) if bounds is None else None
+    if (values == lowest).all():
+        return Interval(0.0, 1.0 - outside ** (1.0 / trials)) if bounds is None else None
+    low, high = np.quantile(values, [outside, 1.0 - outside])
+    return Interval(float(low), float(high))
+
+
+def _trials(names: Sequence[str], truth: Labels, predicted: Labels, groups: Sequence[str]) -> dict[str, float]:
+    """The number of groups that a score rests on, where it is not that of all groups."""
+    names_of = np.asarray(groups)
+    bearing = [len(np.unique(names_of[truth == label])) for label in range(len(names))]
+    trials: dict[str, float] = {}
+    for label, name in enumerate(names):
+        both = min(bearing[label], len(np.unique(names_of[truth != label])))
+        called = len(np.unique(names_of[predicted == label]))
+        trials |= {f"recall/{name}": bearing[label], f"f1/{name}": bearing[label], f"precision/{name}": called}
+        trials |= {f"auc/{name}": both, f"average_precision/{name}": both}
+    borne = np.array([count for count in bearing if count])
+    of_mean = min(float(len(borne) ** 2 / (1.0 / borne).sum()), len(np.unique(names_of)))
+    return trials | dict.fromkeys(OVER_LABELS, of_mean)
+
+
+def _copies(groups: int, draws: int, at_once: int, seed: int) -> Iterator[Counts]:
+    """(draws, groups) how often each group is drawn, some draws at a time; their number does not change the copies."""
+    generator = np.random.default_rng(seed)
+    for first in range(0, draws, at_once):
+        count = min(at_once, draws - first)
+        drawn = generator.integers(groups, size=(count, groups)) + np.arange(count)[:, None] * groups
+        yield np.bincount(drawn.ravel(), minlength=count * groups).reshape(count, groups).astype(np.float64)
+
+
+def _summands(labels: int, truth: Labels, probabilities: Probabilities | None, predicted: Labels) -> Counts:
+    """(clips, columns) whose sums make the scores: hits, clips and answers of each label, losses, calibration gaps."""
+    one = np.eye(labels)
+    columns = [one[truth] * (truth == predicted)[:, None], one[truth], one[predicted]]
+    if probabilities is not None:
+        columns += [
+            log_losses(truth, probabilities)[:, None],
+            brier_scores(truth, probabilities)[:, None],
+            calibration_gaps(truth, predicted, probabilities),
+        ]
+    return np.concatenate(columns, axis=1)
+
+
+def _of_answers(names: Sequence[str], hits: Counts, support: Counts, called: Counts) -> dict[str, Draws]:
+    """What (draws, labels) numbers of clips say."""
+    clips = support.sum(axis=1)
+    recall, precision = _divide(hits, support), _divide(hits, called)
+    f1 = np.where(support > 0, _divide(2.0 * hits, support + called), np.nan)
+    by_chance = (support * called).sum(axis=1)  # of clips^2
+    beyond = clips * hits.sum(axis=1) - by_chance
+    spread = clips**2 - (support**2).sum(axis=1)  # 0 where one label alone is borne
+    spread_of_answers = clips**2 - (called**2).sum(axis=1)
+    matthews = np.divide(
+        beyond, np.sqrt(spread * spread_of_answers), out=np.zeros_like(clips), where=spread_of_answers * spread > 0
+    )
+    return {
+        "accuracy": hits.sum(axis=1) / clips,
+        "balanced_accuracy": _mean_of_defined(recall),
+        "macro_f1": _mean_of_defined(f1),
+        "weighted_f1": np.nansum(f1 * support, axis=1) / clips,
+        "matthews": np.where(spread > 0, matthews, np.nan),
+        "kappa": np.where(spread > 0, _divide(beyond, clips**2 - by_chance), np.nan),
+        **_by_label("recall", names, recall),
+        **_by_label("precision", names, precision),
+        **_by_label("f1", names, f1),
+    }
+
+
+def _of_probabilities(sums: Counts, clips: Counts) -> dict[str, Draws]:
+    """What (draws, 2 + bins) sums of losses and calibration gaps say of (draws,) clips."""
+    return {
+        "log_loss": sums[:, 0] / clips,
+        "brier": sums[:, 1] / clips,
+        "calibration_error": np.abs(sums[:, 2:]).sum(axis=1) / clips,
+    }
+
+
+def _of_rankings(
+    names: Sequence[str], rankings: Sequence[_Ranking | None], copies: Counts, support: Counts
+) -> dict[str, Draws]:
+    """AUC and average precision of (draws, groups) copies with (draws, labels) clips bearing each label."""
+    by_group = np.ascontiguousarray(copies.T)
+    clips = support.sum(axis=1)
+    auc, precision = np.full(support.shape, np.nan), np.full(support.shape, np.nan)
+    for label, ranking in enumerate(rankings):
+        if ranking is not None:
+            auc[:, label], precision[:, label] = _area_and_precision(ranking, by_group, support[:, label], clips)
+    return {
+        "macro_auc": _mean_of_defined(auc),
+        "macro_average_precision": _mean_of_defined(precision),
+        **_by_label("auc", names, auc),
+        **_by_label("average_precision", names, precision),
+    }
+
+
+def _ranking(
+    positive: npt.NDArray[np.bool_], scores: npt.NDArray[np.float64], of_group: npt.NDArray[np.intp], groups: int
+) -> _Ranking | None:
+    """None where no draw has clips on both sides."""
+    from scipy.sparse import csr_array
+
+    if positive.all() or not positive.any():
+        return None
+    values, of_value = np.unique(-scores, return_inverse=True)
+    aims = np.unique(of_value[positive])
+    step = np.searchsorted(aims, of_value)
+
+    def count(chosen: npt.NDArray[np.bool_]) -> csr_array:
+        entries = (np.ones(int(chosen.sum())), (step[chosen], of_group[chosen]))
+        return csr_array(entries, shape=(len(aims), groups))
+
+    is_aim = np.zeros(len(values), dtype=np.bool_)
+    is_aim[aims] = True
+    return _Ranking(count(step < len(aims)), count(is_aim[of_value]), count(positive))
+
+
+def _area_and_precision(ranking: _Ranking, by_group: Counts, positives: Counts, clips: Counts) -> tuple[Draws, Draws]:
+    """(draws,) AUC and average precision from (groups, draws) copies."""
+    positive, tied = ranking.positive @ by_group, ranking.tied @ by_group
+    seen, found = (ranking.all @ by_group).cumsum(axis=0), positive.cumsum(axis=0)
+    both = (positives > 0) & (positives < clips)
+    precision = np.divide(found, seen, out=np.zeros_like(found), where=seen > 0)
+    # The clips without the label that rank above those with it; of those with the same probability half.
+    above = seen - found - (tied - positive) / 2.0
+    pairs = np.where(both, positives * (clips - positives), np.nan)
+    area = 1.0 - np.einsum("ij,ij->j", positive, above) / pairs
+    return area, np.einsum("ij,ij->j", positive, precision) / np.where(both, positives, np.nan)
+
+
+def _by_label(score: str, names: Sequence[str], values: Counts) -> dict[str, Draws]:
+    return {f"{score}/{name}": values[:, label] for label, name in enumerate(names)}
+
+
+def _divide(parts: Counts, wholes: Counts) -> Counts:
+    """NaN where the whole is 0."""
+    return np.asarray(np.divide(parts, wholes, out=np.full(wholes.shape, np.nan), where=wholes > 0), dtype=np.float64)
+
+
+def _mean_of_defined(values: Counts) -> Draws:
+    """(draws,) from (draws, labels); NaN where all are."""
+    defined = ~np.isnan(values)
+    return _divide(np.where(defined, values, 0.0).sum(axis=1), defined.sum(axis=1).astype(np.float64))
