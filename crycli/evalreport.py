@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -57,6 +57,15 @@ LABEL_SCORES = {
     "average_precision": "average precision",
 }
 """Attributes of `metrics.LabelScores`, and what they are called in tables."""
+PICTURES = (
+    "confusion_matrix",
+    "confusion_matrix_normalised",
+    "roc",
+    "precision_recall",
+    "reliability",
+    "risk_coverage",
+)
+"""The files that `pictures` makes at most, without their endings."""
 INTERVAL = f"{LEVEL:.0%} interval"
 UNDEFINED = "-"
 
@@ -282,6 +291,7 @@ def render_page(
     appraisal: Appraisal,
     about: About,
     examples: Sequence[Example],
+    drawn: Mapping[str, bytes],
     others: Sequence[Rival] = (),
     split: SplitComparison | None = None,
 ) -> str:
@@ -291,6 +301,7 @@ def render_page(
         appraisal: of the answers.
         about: what was evaluated.
         examples: clips to listen to.
+        drawn: of `pictures`.
         others: other classifiers on the same clips.
         split: how much a split by clip would have flattered; None where that was not asked for.
     """
@@ -304,8 +315,8 @@ def render_page(
             "answering": [] if appraisal.risk_coverage is None else _answering(appraisal.risk_coverage),
             "examples": [{"item": example, "strip": _strip(example)} for example in examples],
             "pictures": {
-                stem: "data:image/svg+xml;base64," + base64.b64encode(draw("svg")).decode("ascii")
-                for stem, draw in _drawn(appraisal).items()
+                stem: "data:image/svg+xml;base64," + base64.b64encode(drawn[f"{stem}.svg"]).decode("ascii")
+                for stem in _drawn(appraisal)
             },
             "settings": {} if about.config is None else _settings(about.config),
         },

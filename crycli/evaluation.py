@@ -19,7 +19,7 @@ from crycli.audio import Excerpt
 from crycli.checkpoint import read_json
 from crycli.config import Config
 from crycli.errors import AudioError, DataError
-from crycli.evalreport import About, Example, build_metrics, pictures, render_page, to_markdown
+from crycli.evalreport import PICTURES, About, Example, build_metrics, pictures, render_page, to_markdown
 from crycli.explaining import Occlusion, occlude
 from crycli.inference import Predictor, load_predictor
 from crycli.manifest import PARTS, Clip, read_manifest, write_rows
@@ -31,14 +31,6 @@ from crycli.splitcheck import SplitComparison, compare_split
 
 logger = logging.getLogger(__name__)
 
-PICTURES = (
-    "confusion_matrix",
-    "confusion_matrix_normalised",
-    "roc",
-    "precision_recall",
-    "reliability",
-    "risk_coverage",
-)
 REPORT_FILES = (
     *("metrics.json", "predictions.csv", "report.md", "report.html"),
     *(f"{name}.{form}" for name in PICTURES for form in ("png", "svg")),
@@ -332,6 +324,7 @@ def _write(
     split = evaluation.split_comparison
     write_json(output / "metrics.json", build_metrics(appraisal, about, others, split))
     write_text(output / "report.md", to_markdown(appraisal, about, others, split))
-    write_text(output / "report.html", render_page(appraisal, about, examples, others, split))
-    for name, content in pictures(appraisal).items():
+    drawn = pictures(appraisal)
+    write_text(output / "report.html", render_page(appraisal, about, examples, drawn, others, split))
+    for name, content in drawn.items():
         write_bytes(output / name, content)

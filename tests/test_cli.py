@@ -94,7 +94,7 @@ USAGE_ERRORS = [
     ["train", "data"],
     ["train", "data", "-o", "run", "--epochs", "many"],
     ["eval", "model"],
-    ["eval", "model", "data", "more", "-o", "report"],
+    ["eval", "model", "-o", "report"],
     ["predict", "-m", "model"],
     ["predict", "a.wav"],
     ["export"],

@@ -92,7 +92,7 @@ def answers(run: Path, data: Path, part: str = "validation") -> tuple[np.ndarray
     predictor = load_predictor(str(run))
     found = list(predictor.predict([data / row["path"] for row in rows]))
     truth = [predictor.labels.index(row["label"]) for row in rows]
-    return np.array(truth), np.array([prediction.probabilities for prediction in found])
+    return np.array(truth), np.array([prediction.uncalibrated for prediction in found])
 
 
 def assert_answers_as_validated(run: Path, data: Path) -> None:

@@ -107,7 +107,7 @@ def page(full: Appraisal, others: tuple[Rival, ...]) -> str:
         example(clip, "tired", Occlusion(0.5, (0.0, 0.3, -0.1, 0.0))),
         replace(example(clip, clip.label), thumbnail="", player=""),
     ]
-    return render_page(full, ABOUT, shown, others, comparison(full))
+    return render_page(full, ABOUT, shown, pictures(full), others, comparison(full))
 
 
 def text_of(page: str) -> str:
@@ -209,7 +209,9 @@ def test_the_one_table_stands_in_the_page_and_in_the_markdown(
 def test_the_page_leads_with_the_verdict_and_raises_the_alarm_where_groups_are_shared(
     full: Appraisal, page: str
 ) -> None:
-    clean = render_page(replace(full, leakage=Leakage({"train": [], "validation": []}, 0, None)), ABOUT, [])
+    clean = render_page(
+        replace(full, leakage=Leakage({"train": [], "validation": []}, 0, None)), ABOUT, [], pictures(full)
+    )
     assert full.verdict.better_than_chance
     for found, alarm in ((page, True), (clean, False)):
         assert ('class="alarm"' in found) == alarm
@@ -227,7 +229,7 @@ def test_the_page_leads_with_the_verdict_and_raises_the_alarm_where_groups_are_s
 
 def test_guesses_raise_the_alarm() -> None:
     appraisal = appraise(answers(skill=0.0), CONFIG)
-    assert 'class="alarm"' in render_page(appraisal, ABOUT, [])
+    assert 'class="alarm"' in render_page(appraisal, ABOUT, [], pictures(appraisal))
 
 
 def test_answers_without_probabilities_have_dashes_and_no_curves() -> None:
@@ -239,7 +241,7 @@ def test_answers_without_probabilities_have_dashes_and_no_curves() -> None:
     for title in ("macro AUC", "average precision", "log loss", "Brier score", "calibration error"):
         assert rows[title] == ("-", "-")
     assert "| log loss | - | - |" in to_markdown(appraisal, ABOUT)
-    page = render_page(appraisal, ABOUT, [])
+    page = render_page(appraisal, ABOUT, [], pictures(appraisal))
     assert "log loss - -" in text_of(page)
     assert 'id="confidence"' not in page
     assert {name.partition(".")[0] for name in pictures(appraisal)} == {
@@ -256,7 +258,7 @@ def test_a_part_that_can_show_nothing_gives_a_report_that_says_so(case: str) -> 
     found = build_metrics(appraisal, ABOUT)
     json_text(found)
     assert found["verdict"]["better_than_chance"] is None
-    page = render_page(appraisal, ABOUT, [])
+    page = render_page(appraisal, ABOUT, [], pictures(appraisal))
     assert 'class="alarm"' in page
     assert appraisal.verdict.sentence in text_of(page)
     assert ("| macro AUC | - | - |" in to_markdown(appraisal, ABOUT)) == (case != "one group")
@@ -287,7 +289,7 @@ def test_nobodys_names_are_taken_for_markup() -> None:
         )
         clip = replace(of.clips[0], path=Path(first.replace("/", "").replace("\0", "")), group=first)
         shown = [replace(example(clip, names[1]), occlusion=Occlusion(0.5, (0.3, 0.1)))]
-        return Page(render_page(appraisal, about, shown)).tags, to_markdown(appraisal, about)
+        return Page(render_page(appraisal, about, shown, pictures(appraisal))).tags, to_markdown(appraisal, about)
 
     odd = (*HOSTILE, "a|b", "*star* [link](x)", "$x$ `code`")
     tags, markdown = report(odd)
@@ -301,7 +303,9 @@ def test_nobodys_names_are_taken_for_markup() -> None:
 
 def test_the_strip_lies_under_the_time_it_is_about(full: Appraisal) -> None:
     clip = replace(full.answers.clips[0], duration=4.0)
-    parsed = Page(render_page(full, ABOUT, [example(clip, "tired", Occlusion(0.5, (0.01, 0.3, -0.1, 0.0)))]))
+    parsed = Page(
+        render_page(full, ABOUT, [example(clip, "tired", Occlusion(0.5, (0.01, 0.3, -0.1, 0.0)))], pictures(full))
+    )
     boxes = [value for tag, name, value in parsed.attributes if (tag, name) == ("svg", "viewbox")]
     assert "0 0 4.0 2" in boxes  # four half seconds of a clip of four seconds reach half-way
     assert "Without 0.5 to 1.0 s the answer loses most: 0.30 of its 0.80." in parsed.texts

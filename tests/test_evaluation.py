@@ -19,7 +19,7 @@ from sklearn.metrics import balanced_accuracy_score, confusion_matrix, f1_score,
 
 from crycli.audio import Excerpt
 from crycli.errors import CheckpointError, ConfigError, DataError, OutputError
-from crycli.evaluation import evaluate
+from crycli.evaluation import REPORT_FILES, evaluate
 from crycli.inference import load_predictor, softmax
 from crycli.manifest import Clip, read_manifest, write_manifest
 from crycli.prepare import prepare_dataset_csv
@@ -33,10 +33,7 @@ PICTURES = (
     "reliability",
     "risk_coverage",
 )
-FILES = {
-    *("metrics.json", "predictions.csv", "report.md", "report.html"),
-    *(f"{name}.{form}" for name in PICTURES for form in ("png", "svg")),
-}
+FILES = set(REPORT_FILES)
 
 
 @pytest.fixture(scope="module")

@@ -79,7 +79,7 @@ def answers(run: Path, data: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
     predictor = load_predictor(str(run))
     found = list(predictor.predict([data / row["path"] for row in rows]))
     truth = [predictor.labels.index(row["label"]) for row in rows]
-    return np.array(truth), np.array([prediction.probabilities for prediction in found])
+    return np.array(truth), np.array([prediction.uncalibrated for prediction in found])
 
 
 def losses(
