@@ -19,7 +19,13 @@ Draws = npt.NDArray[np.float64]
 
 NUMBERS_AT_ONCE = 1_000_000  # draws times clips of a step: some ten arrays of that size are held, 80 MB
 
-OVER_LABELS = ("balanced_accuracy", "macro_f1", "macro_auc", "macro_average_precision")
+OVER_LABELS = {
+    "balanced_accuracy": "recall",
+    "macro_f1": "f1",
+    "macro_auc": "auc",
+    "macro_average_precision": "average_precision",
+}
+"""Means over the labels, and of what."""
 """Scores that are means over labels, in which a rare label weighs as much as a common one."""
 NO_SHARES = {"matthews": (-1.0, 1.0), "kappa": (-1.0, 1.0), "brier": (0.0, 2.0), "log_loss": (0.0, np.inf)}
 """The ranges of the scores that are not from 0 to 1."""
@@ -84,7 +90,9 @@ def score_draws(
     Returns:
         (draws,) values of each score of `metrics.Report`, by its name there, and of those of each label, as
         "recall/LABEL"; NaN in the draws for which `metrics.score` would give None. Those that rest on probabilities are
-        missing where there are none.
+        missing where there are none. In a mean over the labels, one that a draw happens to lack has the value that it
+        has in all the clips: otherwise a model of one answer would seem to be better than chance whenever a rare label
+        is not drawn.
     """
     distinct, of_group = np.unique(np.asarray(groups), return_inverse=True)
     rankings: list[_Ranking | None] = []
@@ -94,16 +102,25 @@ def score_draws(
         ]
     sums = np.zeros((len(distinct), 3 * len(names) + (0 if probabilities is None else 12)))
     np.add.at(sums, of_group, _summands(len(names), truth, probabilities, predicted))
-    at_once = max(1, NUMBERS_AT_ONCE // len(truth))
-    found: dict[str, list[Draws]] = {}
-    for copies in _copies(len(distinct), draws, at_once, seed):
+
+    def scores_of(copies: Counts) -> dict[str, Draws]:
         hits, support, called, rest = np.split(copies @ sums, np.arange(1, 4) * len(names), axis=1)
         values = _of_answers(names, hits, support, called)
         if probabilities is not None:
             values |= _of_probabilities(rest, support.sum(axis=1)) | _of_rankings(names, rankings, copies, support)
-        for name, part in values.items():
-            found.setdefault(name, []).append(part)
-    return {name: np.concatenate(parts) for name, parts in found.items()}
+        return values
+
+    at_once = max(1, NUMBERS_AT_ONCE // len(truth))
+    parts = [scores_of(copies) for copies in _copies(len(distinct), draws, at_once, seed)]
+    found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    of_all = scores_of(np.ones((1, len(distinct))))
+    for mean, score in OVER_LABELS.items():
+        keys = [f"{score}/{name}" for name in names]
+        if keys[0] in found:
+            found[mean] = _mean_over_labels(
+                np.stack([found[key] for key in keys], axis=1), np.concatenate([of_all[key] for key in keys])
+            )
+    return found
 
 
 def intervals(
@@ -216,8 +233,6 @@ def _of_answers(names: Sequence[str], hits: Counts, support: Counts, called: Cou
     )
     return {
         "accuracy": hits.sum(axis=1) / clips,
-        "balanced_accuracy": _mean_of_defined(recall),
-        "macro_f1": _mean_of_defined(f1),
         "weighted_f1": np.nansum(f1 * support, axis=1) / clips,
         "matthews": np.where(spread > 0, matthews, np.nan),
         "kappa": np.where(spread > 0, _divide(beyond, clips**2 - by_chance), np.nan),
@@ -247,8 +262,6 @@ def _of_rankings(
         if ranking is not None:
             auc[:, label], precision[:, label] = _area_and_precision(ranking, by_group, support[:, label], clips)
     return {
-        "macro_auc": _mean_of_defined(auc),
-        "macro_average_precision": _mean_of_defined(precision),
         **_by_label("auc", names, auc),
         **_by_label("average_precision", names, precision),
     }
@@ -297,7 +310,9 @@ def _divide(parts: Counts, wholes: Counts) -> Counts:
     return np.asarray(np.divide(parts, wholes, out=np.full(wholes.shape, np.nan), where=wholes > 0), dtype=np.float64)
 
 
-def _mean_of_defined(values: Counts) -> Draws:
-    """(draws,) from (draws, labels); NaN where all are."""
-    defined = ~np.isnan(values)
-    return _divide(np.where(defined, values, 0.0).sum(axis=1), defined.sum(axis=1).astype(np.float64))
+def _mean_over_labels(values: Counts, of_all: Draws) -> Draws:
+    """(draws,) from (draws, labels), with (labels,) in place of a NaN among other values; NaN where all are."""
+    lacking = np.isnan(values)
+    known = ~np.isnan(of_all)
+    filled = np.where(lacking, of_all, values)[:, known]
+    return np.where(lacking.all(axis=1), np.nan, filled.sum(axis=1) / max(int(known.sum()), 1))

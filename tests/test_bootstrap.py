@@ -24,6 +24,9 @@ OF_LABEL = ("recall", "precision", "f1", "auc", "average_precision")
 ANSWERS_ALONE = {"accuracy", "balanced_accuracy", "macro_f1", "weighted_f1", "matthews", "kappa"}
 
 
+MEANS = ("balanced_accuracy", "macro_f1", "macro_auc", "macro_average_precision")
+
+
 class Problem(NamedTuple):
     """What scores are made of."""
 
@@ -66,6 +69,17 @@ def values_of(report: Report) -> dict[str, float]:
     return {name: math.nan if value is None else value for name, value in values.items()}
 
 
+def with_lacking_labels(values: dict[str, float], of_all: dict[str, float], labels: Sequence[str]) -> dict[str, float]:
+    """The same, with means over labels in which one that the draw lacks has its value over all clips."""
+    means = {}
+    for mean, name in zip(MEANS, ("recall", "f1", "auc", "average_precision"), strict=True):
+        drawn = [values[f"{name}/{label}"] for label in labels]
+        known = [of_all[f"{name}/{label}"] for label in labels]
+        filled = [b if math.isnan(a) else a for a, b in zip(drawn, known, strict=True) if not math.isnan(b)]
+        means[mean] = math.nan if all(map(math.isnan, drawn)) else float(np.mean(filled))
+    return values | means
+
+
 def clustered(
     generator: np.random.Generator, groups: int, clips: int, concentration: float = 1.0, labels: int = 2
 ) -> Problem:
@@ -84,11 +98,19 @@ def clustered(
 def test_the_draws_are_those_of_a_loop_that_repeats_the_clips_of_drawn_groups(problem: Problem, seed: int) -> None:
     assert problem.probabilities is not None
     found = score_draws(*problem, draws=3, seed=seed)
+    of_all = values_of(score(problem.names, problem.truth, problem.probabilities, predicted=problem.predicted))
     for draw, rows in enumerate(drawn_rows(problem.groups, 3, seed)):
         report = score(
             problem.names, problem.truth[rows], problem.probabilities[rows], predicted=problem.predicted[rows]
         )
-        assert {name: values[draw] for name, values in found.items()} == pytest.approx(values_of(report), nan_ok=True)
+        expected = with_lacking_labels(values_of(report), of_all, problem.names)
+        assert {name: values[draw] for name, values in found.items()} == pytest.approx(expected, nan_ok=True)
+
+
+def test_one_answer_to_everything_is_at_chance_in_every_draw() -> None:
+    truth = np.array([0] * 60 + [1] * 4 + [2] * 2)
+    problem = Problem(["a", "b", "c"], truth, None, np.zeros(66, np.int64), [str(clip // 2) for clip in range(66)])
+    assert set(score_draws(*problem)["balanced_accuracy"].round(12)) == {round(1 / 3, 12)}
 
 
 def test_the_draws_of_a_large_problem_are_those_of_scikit_learn() -> None:
