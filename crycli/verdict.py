@@ -156,7 +156,7 @@ def judge(report: Report, intervals: Mapping[str, Interval], p: float, against: 
     if only is not None:
         return tested(
             "one_answer",
-            f"The model answers {only!r} to every clip: it tells no labels apart, and its accuracy of "
+            f"The model answers {only!r} to every clip: it is no better than chance, and its accuracy of "
             f"{report.accuracy:.3f} is the share of that label.",
         )
     halfway = report.chance_balanced_accuracy + FAR * (1.0 - report.chance_balanced_accuracy)

@@ -203,7 +203,7 @@ HALF = [0, 0, 0, 1, 1, 0, 2, 0]  # recalls 3/4, 1/2, 1, 0
         (
             partial(verdict, EVERY, [0] * 8, 1.0),
             "one_answer",
-            "answers 'hungry' to every clip: it tells no labels apart, and ",
+            "answers 'hungry' to every clip: it is no better than chance, and ",
         ),
         (partial(verdict, EVERY, [4] * 8, 1.0), "one_answer", "answers 'burping' to every clip"),
         (
