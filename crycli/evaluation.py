@@ -216,11 +216,10 @@ def _finish(evaluation: Evaluation, config: Config, output: Path) -> Evaluation:
 def whole_groups(clips: Sequence[Clip]) -> list[Clip]:
     """The clips, those of one phone or source by their file names in one group, also where a manifest parts them."""
     told = [by_known_name(clip.path.name).group for clip in clips]
-    parted = {
-        name
-        for name in set(told) - {""}
-        if len({clip.group for clip, other in zip(clips, told, strict=True) if other == name}) > 1
-    }
+    groups_of: dict[str, set[str]] = {}
+    for clip, name in zip(clips, told, strict=True):
+        groups_of.setdefault(name, set()).add(clip.group)
+    parted = {name for name, groups in groups_of.items() if name and len(groups) > 1}
     if not parted:
         return list(clips)
     logger.warning(

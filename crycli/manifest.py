@@ -81,6 +81,13 @@ class Clip:
     flags: tuple[str, ...] = ()
     extra: Mapping[str, str] = field(default_factory=dict, hash=False)
 
+    @property
+    def seconds(self) -> float | None:
+        """How long it is, by its duration or else by its times; None where the manifest says neither."""
+        if self.duration is None and self.start is not None and self.end is not None:
+            return self.end - self.start
+        return self.duration
+
 
 COLUMNS = tuple(item.name for item in fields(Clip) if item.name != "extra")
 DECIMALS = {

@@ -171,16 +171,10 @@ def _hub_name(backbone: str) -> str | None:
 
 def _count(clips: Iterable[Clip]) -> Count:
     clips = list(clips)
-    seconds = [_seconds(clip) for clip in clips]
+    seconds = [clip.seconds for clip in clips]
     known = [length for length in seconds if length is not None]
     minutes = sum(known) / 60 if len(known) == len(seconds) else None
     return Count(len(clips), len({clip.group for clip in clips}), minutes)
-
-
-def _seconds(clip: Clip) -> float | None:
-    if clip.duration is None and clip.start is not None and clip.end is not None:
-        return clip.end - clip.start
-    return clip.duration
 
 
 def _changed(config: Config) -> dict[str, Any]:

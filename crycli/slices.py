@@ -84,7 +84,7 @@ def _attributes(clips: Sequence[Clip]) -> Mapping[str, list[str]]:
         "corpus": [clip.corpus for clip in clips],
         "sample rate": ["" if clip.sample_rate is None else f"{clip.sample_rate} Hz" for clip in clips],
         "codec": [clip.codec for clip in clips],
-        "duration": _thirds([_seconds(clip) for clip in clips], "s", 2),
+        "duration": _thirds([clip.seconds for clip in clips], "s", 2),
         "loudness": _thirds([clip.loudness_db for clip in clips], "dB", 1),
     }
     columns = dict.fromkeys(name for clip in clips for name in clip.extra)
@@ -92,12 +92,6 @@ def _attributes(clips: Sequence[Clip]) -> Mapping[str, list[str]]:
     few = {name: values for name, values in of_columns.items() if len(set(values) - {""}) <= MOST_VALUES}
     few = {f"{name} (column)" if name in known else name: values for name, values in few.items()}
     return {name: values for name, values in (known | few).items() if len(set(values) - {""}) > 1}
-
-
-def _seconds(clip: Clip) -> float | None:
-    if clip.duration is None and clip.start is not None and clip.end is not None:
-        return clip.end - clip.start
-    return clip.duration
 
 
 def _thirds(numbers: Sequence[float | None], unit: str, places: int) -> list[str]:

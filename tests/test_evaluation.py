@@ -25,14 +25,6 @@ from crycli.manifest import Clip, read_manifest, write_manifest
 from crycli.prepare import prepare_dataset_csv
 from crycli.training import train
 
-PICTURES = (
-    "confusion_matrix",
-    "confusion_matrix_normalised",
-    "roc",
-    "precision_recall",
-    "reliability",
-    "risk_coverage",
-)
 FILES = set(REPORT_FILES)
 
 
