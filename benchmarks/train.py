@@ -98,7 +98,7 @@ def _train_frozen(arguments: argparse.Namespace, folder: Path) -> None:
     from crycli.checkpoint import build_model
     from crycli.config import load_config
     from crycli.dataset import DataCollatorCTCWithPadding, Windows, prepare_datasets, window_length
-    from crycli.inference import pick_device
+    from crycli.networks import pick_device
 
     _make_backbone(arguments.backbone, folder / "backbone")
     settings = [f"model.backbone={folder / 'backbone'}", "model.freeze=backbone", "train.epochs=100"]
@@ -358,7 +358,7 @@ def _bare(arguments: argparse.Namespace) -> dict[str, float]:
     from crycli.checkpoint import build_model
     from crycli.config import load_config
     from crycli.dataset import DataCollatorCTCWithPadding, TrainingClips, prepare_datasets
-    from crycli.inference import pick_device
+    from crycli.networks import pick_device
     from crycli.sampling import ClipSampler
 
     config = load_config(None, _settings(arguments))

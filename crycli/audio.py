@@ -20,6 +20,7 @@ import numpy.typing as npt
 import xxhash
 
 from crycli.errors import AudioError, DataError
+from crycli.limits import HIGHEST_RATE, LOWEST_RATE
 
 if TYPE_CHECKING:
     import soundfile
@@ -75,7 +76,6 @@ BYTE_ORDER = re.compile(r"(?<=^pcm_...)[lb]e$")
 LONGEST_OGG_PAGE = 65_307  # bytes
 HEAD_BYTES = 28  # hold the size in each header that stores one
 STREAMED_SIZE = 0x7FFF_0000
-LOWEST_RATE, HIGHEST_RATE = 1_000, 768_000  # Hz; what a damaged header says beyond them would fill the memory
 PLAYLISTS = frozenset({"concat", "hls", "dash", "imf"})  # FFmpeg formats that point to other files
 SEEKABLE = frozenset({"mov", "matroska", "caf", "mp3", "aac", "amr"})
 """FFmpeg formats in which seeking is exact (to a millisecond in matroska); others are decoded from the start."""

@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from crycli import __version__
-from crycli.audio import HIGHEST_RATE, LOWEST_RATE, SAMPLE_RATE
+from crycli.audio import SAMPLE_RATE
 from crycli.config import SHORTEST_SECONDS, AugmentConfig, Config
 from crycli.errors import CheckpointError
+from crycli.limits import HIGHEST_RATE, LOWEST_RATE
 from crycli.mini import MINI, MINI_ARCHITECTURE, initialise
 
 if TYPE_CHECKING:

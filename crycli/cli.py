@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
@@ -585,7 +585,7 @@ def predict(
         raise typer.Exit(INCOMPLETE)
 
 
-def _predict_rows(predictor: Predictor, recordings: list[Path], stream: TextIO, form: Literal["csv", "jsonl"]) -> int:
+def _predict_rows(predictor: Predictor, recordings: list[Path], stream: TextIO, form: str) -> int:
     """Write each answer as it comes; returns how many recordings could not be read."""
     from crycli.predictions import RowWriter
 

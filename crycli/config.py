@@ -27,6 +27,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 
 from crycli.errors import ConfigError
+from crycli.limits import HIGHEST_RATE, LOWEST_RATE, MAX_CHANNELS, MAX_HOURS, Limits
 
 SHORTEST_SECONDS = 0.25
 """The network needs 400 samples, and masking in training 3,280 (0.205 s at 16 kHz)."""
@@ -339,25 +340,79 @@ class PredictConfig(Section):
 
     batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     """Windows in one forward pass; auto: 1 on a CPU, where more is no faster, 16 on a GPU. Answers do not change."""
-    format: Literal["auto", "table", "csv", "jsonl"] = "auto"
-    """Output format; auto: a table on a terminal, csv in a pipe or file."""
+    format: Literal["auto", "table", "csv", "jsonl", "parquet", "audacity", "raven"] = "auto"
+    """Output format; auto: by the ending of the file, else a table on a terminal and csv in a pipe."""
+    rows: Literal["auto", "recordings", "windows", "events"] = "auto"
+    """What a row of the output is; auto: an event for audacity and raven, a window of standard input, a recording."""
+    window: Annotated[float, Field(ge=SHORTEST_SECONDS)] | Literal["auto"] = "auto"
+    """Longer recordings are answered window by window, in windows of so many seconds; auto: as the model was made."""
+    hop: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
+    """Seconds from the start of a window to the next one's; auto: as the model says, else windows without overlap."""
+    threshold: float | None = Field(default=None, ge=0, le=1)
+    """Answer "unsure" below this confidence."""
     precision: float | None = Field(default=None, gt=0, le=1)
     """Answer "unsure" below the least confidence from which on so many of the validation part's answers were right."""
     coverage: float | None = Field(default=None, gt=0, le=1)
     """Answer "unsure" below the confidence that so many of the validation part's answers had; instead of precision."""
+    top_k: int | None = Field(default=None, ge=1)
+    """A row for each of so many likeliest labels, in place of a column for each label; null: columns."""
+    sort: Literal["input", "path", "label", "confidence"] = "input"
+    """The order of the rows: as the recordings were given, by path, by label, or the surest first."""
+    event_labels: list[str] | Literal["auto"] = "auto"
+    """Labels whose events are looked for; auto: all but those called noise, silence, background, other, not_..."""
+    event_onset: Annotated[float, Field(gt=0, le=1)] | Literal["auto"] = "auto"
+    """An event reaches this probability somewhere; auto: as the model says, else 0.5."""
+    event_offset: Annotated[float, Field(gt=0, le=1)] | Literal["auto"] = "auto"
+    """An event goes on while the probability is no less than this; auto: as the model says, else 0.7 of event_onset."""
+    event_min_seconds: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
+    """Shorter events are dropped; auto: as the model says, else 0."""
+    event_gap_seconds: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
+    """Events of one label that are no further apart are one; auto: as the model says, else 0."""
+    engine: Literal["local", "ray"] = "local"
+    """Where the work is done: in this process, or on a Ray cluster (pip install crycli[ray])."""
+    shard_size: int = Field(default=256, ge=1)
+    """Recordings in one file of what the engine ray writes."""
+    stream_rate: int = Field(default=16_000, ge=LOWEST_RATE, le=HIGHEST_RATE)
+    """Hz of raw samples on standard input; a wav stream says so itself."""
+    stream_channels: int = Field(default=1, ge=1, le=64)
+    """Channels of raw samples on standard input."""
 
     @model_validator(mode="after")
-    def _one_rule(self) -> Self:
-        if self.precision is not None and self.coverage is not None:
-            raise ValueError("give precision or coverage, not both")
+    def _fits_together(self) -> Self:
+        given = [name for name in ("precision", "coverage", "threshold") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"give {given[0]} or {given[1]}, not both")
+        if self.window != "auto" and self.hop != "auto" and self.hop > self.window:
+            raise ValueError("hop: longer than window, which would leave gaps")
+        if self.event_onset != "auto" and self.event_offset != "auto" and self.event_offset > self.event_onset:
+            raise ValueError("event_offset: higher than event_onset")
         return self
 
 
 class ExportConfig(Section):
     """Export."""
 
+    format: Literal["onnx", "onnx-int8", "torch"] = "onnx"
+    """onnx: float32, as exact as the model; onnx-int8: smaller, and faster for large networks; torch: a .pt2 file."""
     opset: int = Field(default=17, ge=17, le=20)
     """ONNX operator set."""
+    max_difference: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
+    """Nothing is exported where a probability differs by more; auto: 0.0001, and 0.2 in int8."""
+    max_flipped: Annotated[float, Field(ge=0, le=1)] | Literal["auto"] = "auto"
+    """Nothing is exported where a larger share of the answers is another label; auto: 0, and 0.05 in int8."""
+
+
+class LimitsConfig(Section):
+    """Limits against damaged and hostile recordings."""
+
+    max_hours: float = Field(default=MAX_HOURS, gt=0)
+    """Recordings that go on for longer are refused."""
+    max_channels: int = Field(default=MAX_CHANNELS, ge=1)
+    """Recordings with more channels are refused."""
+
+    def to_limits(self) -> Limits:
+        """What decoding takes."""
+        return Limits(self.max_hours, self.max_channels)
 
 
 class Config(Section):
@@ -381,6 +436,8 @@ class Config(Section):
     """Prediction."""
     export: ExportConfig = ExportConfig()
     """Export."""
+    limits: LimitsConfig = LimitsConfig()
+    """Limits against damaged and hostile recordings."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where the network runs; auto: a GPU where there is one."""
     offline: bool = False

@@ -9,15 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from crycli import __version__
 from crycli.calibration import CALIBRATION_FILE
 from crycli.checkpoint import Classifier, find_classifier, load_model
 from crycli.config import Config
 from crycli.errors import CheckpointError
-from crycli.inference import Array, onnx_network, softmax, torch_network
 from crycli.leakage import KNOWN_FILE
+from crycli.networks import Array, Mask, onnx_network, softmax, torch_network
 from crycli.outputs import claim_folder, refuse_existing, write_json
 from crycli.progress import OnStep, Step, silent
 
@@ -143,10 +142,12 @@ def _largest_difference(classifier: Classifier, file: Path) -> float:
     lengths = [classifier.shortest_samples, *(round(seconds * rate) for seconds in (0.5, 1.37, 3.0))]
     window = round(classifier.window_seconds * rate)  # the longest clip that the bundle will see
     batches = [_noise(lengths, generator), *(_noise([length], generator) for length in (*lengths, window))]
-    return max(float(np.abs(softmax(checkpoint(*batch)) - softmax(bundle(*batch))).max()) for batch in batches)
+    return max(
+        float(np.abs(softmax(checkpoint(*batch).logits) - softmax(bundle(*batch).logits)).max()) for batch in batches
+    )
 
 
-def _noise(lengths: list[int], generator: np.random.Generator) -> tuple[Array, npt.NDArray[np.int64]]:
+def _noise(lengths: list[int], generator: np.random.Generator) -> tuple[Array, Mask]:
     """Values and mask, (clips, samples), of clips with so many samples, padded with zeros."""
     mask = (np.arange(max(lengths)) < np.array(lengths)[:, None]).astype(np.int64)
     return (generator.standard_normal(mask.shape) * mask).astype(np.float32), mask

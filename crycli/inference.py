@@ -7,31 +7,25 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from crycli import audio
 from crycli.audio import Excerpt
 from crycli.calibration import CALIBRATION_FILE, Calibration, threshold_for
-from crycli.checkpoint import Classifier, find_classifier, load_model, read_json
+from crycli.checkpoint import Classifier, find_classifier, read_json
 from crycli.config import Config
-from crycli.errors import AudioError, CheckpointError, ConfigError, DataError
+from crycli.errors import AudioError, ConfigError, DataError
+from crycli.networks import Array, Network, Probabilities, onnx_network, pick_device, softmax, torch_network
 from crycli.parallel import map_ordered
 from crycli.predictions import UNSURE, Prediction
 
 GPU_BATCH = 16
 
 logger = logging.getLogger(__name__)
-
-Array = npt.NDArray[np.float32]
-Probabilities = npt.NDArray[np.float64]
-Network = Callable[[Array, npt.NDArray[np.int64]], Array]
-"""(batch, samples) values and (batch, samples) mask to (batch, labels) logits."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +134,7 @@ class Predictor:
         for row, (window, _) in enumerate(batch):
             values[row, : len(window)] = window
             mask[row, : len(window)] = 1
-        for row, (_, logits) in zip(self._network(values, mask), batch, strict=True):
+        for row, (_, logits) in zip(self._network(values, mask).logits, batch, strict=True):
             logits.append(row)
 
     def _answer(self, recording: _Windows, logits: list[Array]) -> Prediction:
@@ -183,12 +177,6 @@ def find_inputs(paths: Iterable[Path]) -> list[Path]:
         else:
             raise DataError(f"no such file or folder: {path}")
     return recordings
-
-
-def softmax(logits: Array) -> Probabilities:
-    """(batch, labels) logits to probabilities that sum to 1 in each row."""
-    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    return np.asarray(shifted / shifted.sum(axis=1, keepdims=True), dtype=np.float64)
 
 
 def load_predictor(name: str, config: Config | None = None) -> Predictor:
@@ -244,64 +232,3 @@ def _threshold(calibration: Calibration | None, config: Config, name: str) -> fl
             f"predict.precision: {name} reaches {precision:g} at no confidence on {len(confidence)} validation clips"
         )
     return found
-
-
-def pick_device(wanted: str) -> str:
-    """The torch device for a setting: "auto" takes a GPU where there is one.
-
-    Raises:
-        ConfigError: a device is asked for that is not there.
-    """
-    import torch
-
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if wanted == "auto":
-        return next(device for device in ("cuda", "mps", "cpu") if there[device])
-    if not there[wanted]:
-        raise ConfigError(f"device: {wanted} is not available here: use auto or cpu")
-    return wanted
-
-
-def torch_network(folder: Path, device: str) -> Network:
-    """The network of a model folder, in float32."""
-    import torch
-
-    model: Any = load_model(folder)
-    model.to(device)
-
-    def run(values: Array, mask: npt.NDArray[np.int64]) -> Array:
-        with torch.inference_mode():
-            output: Any = model(torch.from_numpy(values).to(device), torch.from_numpy(mask).to(device))
-        return np.asarray(output.logits.float().cpu().numpy())
-
-    return run
-
-
-def onnx_network(file: Path, classifier: Classifier) -> Network:
-    """The network of an exported bundle, on the CPU.
-
-    Raises:
-        CheckpointError: the file is damaged, or another network than `exporting` writes, or does not have as many
-            labels as the classifier.
-    """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors only
-    try:
-        session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's exceptions share no base of their own
-        raise CheckpointError(f"cannot load {file}: {str(error).splitlines()[0]}") from None
-
-    def run(values: Array, mask: npt.NDArray[np.int64]) -> Array:
-        return np.asarray(session.run(["logits"], {"input_values": values, "attention_mask": mask})[0])
-
-    try:
-        size = (1, classifier.shortest_samples)
-        shape = run(np.zeros(size, np.float32), np.ones(size, np.int64)).shape
-    except Exception as error:
-        raise CheckpointError(f"{file} is not a network that crycli exported: {str(error).splitlines()[0]}") from None
-    labels = len(classifier.labels)
-    if shape != (1, labels):
-        raise CheckpointError(f"{file} gives logits of shape {shape} for one clip, and labels.json has {labels} labels")
-    return run

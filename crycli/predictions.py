@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
+
+import numpy as np
+import numpy.typing as npt
 
 from crycli.outputs import csv_line
 
@@ -14,6 +17,21 @@ COLUMNS = ("path", "start", "end", "label", "confidence", "error")
 
 UNSURE = "unsure"
 """The answer where the confidence is below the threshold that the configuration asks for."""
+
+
+@dataclass(frozen=True)
+class Windows:
+    """The answers for the windows of a recording, in the order of their starts.
+
+    Attributes:
+        starts: (windows,) seconds from the recording's start.
+        ends: (windows,) seconds.
+        probabilities: (windows, labels).
+    """
+
+    starts: npt.NDArray[np.float64]
+    ends: npt.NDArray[np.float64]
+    probabilities: npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -29,7 +47,9 @@ class Prediction:
         probabilities: one for each of the classifier's labels, summing to 1; empty where there is no answer.
         error: why there is no answer; empty where there is one.
         uncalibrated: the probabilities at a temperature of 1.
-        digest: of the samples at the classifier's rate; the same sound has the same one.
+        digest: of the samples at the classifier's rate, where asked for; the same sound has the same one.
+        windows: the answers that the probabilities are the mean of; None where the recording could not be read.
+        embedding: (hidden,), the mean of the windows' pooled vectors, where asked for.
     """
 
     path: Path
@@ -41,6 +61,8 @@ class Prediction:
     error: str = ""
     uncalibrated: tuple[float, ...] = ()
     digest: str = ""
+    windows: Windows | None = field(default=None, compare=False, repr=False)
+    embedding: npt.NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
 
 
 def columns(labels: Sequence[str]) -> list[str]:

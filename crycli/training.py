@@ -38,12 +38,12 @@ from crycli.dataset import (
 from crycli.dropout import speed_up_dropout
 from crycli.errors import ConfigError, DataError, TrainingError
 from crycli.figures import draw_confusion, draw_curves
-from crycli.inference import pick_device
 from crycli.leakage import write_known
 from crycli.lora import add_lora, merge_lora
 from crycli.losses import ClassificationLoss, log_prior_of_labels, weights_of_labels
 from crycli.manifest import write_rows
 from crycli.model import SpeechClassification
+from crycli.networks import pick_device
 from crycli.outputs import claim_folder, make_folder, refuse_existing, write_bytes, write_json, write_text
 from crycli.parallel import process_count, process_rank, worker_count
 from crycli.progress import OnStep, silent

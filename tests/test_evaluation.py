@@ -20,8 +20,9 @@ from sklearn.metrics import balanced_accuracy_score, confusion_matrix, f1_score,
 from crycli.audio import Excerpt
 from crycli.errors import CheckpointError, ConfigError, DataError, OutputError
 from crycli.evaluation import REPORT_FILES, evaluate
-from crycli.inference import load_predictor, softmax
+from crycli.inference import load_predictor
 from crycli.manifest import Clip, read_manifest, write_manifest
+from crycli.networks import softmax
 from crycli.prepare import prepare_dataset_csv
 from crycli.training import train
 

@@ -19,8 +19,8 @@ from crycli.checkpoint import find_classifier, load_feature_extractor, read_json
 from crycli.config import Config
 from crycli.errors import CheckpointError, OutputError
 from crycli.exporting import export_bundle
-from crycli.inference import Network, onnx_network, torch_network
 from crycli.model import WavLMSelfAttention
+from crycli.networks import Network, onnx_network, torch_network
 from crycli.outputs import write_json
 from crycli.progress import Step
 

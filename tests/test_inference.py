@@ -23,8 +23,9 @@ from crycli.audio import Excerpt
 from crycli.checkpoint import read_json
 from crycli.errors import ConfigError, DataError
 from crycli.exporting import export_bundle
-from crycli.inference import find_inputs, load_predictor, pick_device, softmax
+from crycli.inference import find_inputs, load_predictor
 from crycli.manifest import Clip, write_manifest
+from crycli.networks import pick_device, softmax
 from crycli.outputs import write_json
 from crycli.predictions import Prediction
 

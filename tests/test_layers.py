@@ -11,7 +11,7 @@ import pytest
 import crycli
 
 LEVELS = (
-    ("errors", "progress", "parallel"),
+    ("errors", "progress", "parallel", "limits"),
     ("config", "outputs", "audio"),
     ("cache",),
     (
@@ -19,8 +19,9 @@ LEVELS = (
         *("model", "mini", "augment", "losses", "sampling", "dropout", "convolution"),
     ),
     ("checkpoint", "recipe", "lora", "scan", "probing", "splitting", "checks", "figures", "bootstrap", "calibration"),
-    ("dataset", "inference", "duplicates", "modelcard", "slices", "leakage", "comparing"),
-    ("keeping", "trainer", "embeddings", "resuming", "baselines", "verdict", "answers", "explaining"),
+    ("dataset", "networks", "duplicates", "modelcard", "slices", "leakage", "comparing"),
+    ("inference", "keeping", "trainer", "embeddings", "resuming", "baselines", "verdict"),
+    ("answers", "explaining"),
     ("survey", "splitcheck", "appraisal"),
     ("datareport", "evalreport"),
     ("prepare", "checking", "preview", "training", "evaluation", "exporting", "synthesis"),
@@ -128,7 +129,7 @@ def test_the_package_imports_nothing_of_its_own_when_it_is_imported() -> None:
         ("yaml", {"config"}),
         ("av", {"audio"}),
         ("soxr", {"audio"}),
-        ("onnxruntime", {"inference"}),
+        ("onnxruntime", {"networks"}),
         ("matplotlib", {"figures", "preview"}),
         ("audiomentations", {"augment"}),
         ("peft", {"lora"}),
