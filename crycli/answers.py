@@ -84,7 +84,7 @@ def ask(
 ) -> list[Prediction]:
     """A classifier's answers for clips, in order; those that it cannot read are named in a warning."""
     found = []
-    for prediction in predictor.predict(Excerpt(clip.path, clip.start, clip.end) for clip in clips):
+    for prediction in predictor.predict((Excerpt(clip.path, clip.start, clip.end) for clip in clips), digests=True):
         found.append(prediction)
         if prediction.error:
             logger.warning("left out %s: %s", prediction.path, prediction.error)

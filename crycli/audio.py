@@ -10,17 +10,17 @@ import re
 import stat
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
-import xxhash
 
 from crycli.errors import AudioError, DataError
-from crycli.limits import HIGHEST_RATE, LOWEST_RATE
+from crycli.limits import HIGHEST_RATE, LOWEST_RATE, VALUES_PER_SECOND, Limits
 
 if TYPE_CHECKING:
     import soundfile
@@ -29,11 +29,15 @@ if TYPE_CHECKING:
 
 Samples = npt.NDArray[np.float32]
 """(samples,) float32, mono, full scale at 1.0."""
+Location = Path | str
+"""Where a recording is: a path, or a URL such as s3://bucket/cry.wav, which is fetched before it is decoded."""
 
 SAMPLE_RATE = 16_000  # Hz, of every published wav2vec2 checkpoint
 LOUDEST = 1e15  # full scale is 1; the squares of more overflow in float32
 SHORTEST_SAMPLES = 400  # 25 ms: the receptive field of the wav2vec2 convolutions
 BLOCK_SECONDS = 60
+BLOCK_VALUES = 2**23  # samples times channels that are decoded together: 32 MiB
+DENSEST = 6_000  # samples a byte: 65,535 of digital silence are 11 bytes of FLAC
 ROUNDING_SECONDS = 0.001  # times in manifests are rounded to it
 
 SUFFIXES = frozenset(
@@ -46,10 +50,13 @@ SOUND_STARTS = (
     b"riff\x2e\x91\xcf\x11",  # Wave64
     b"\x1aE\xdf\xa3",  # Matroska
     b"0&\xb2u\x8ef\xcf",  # ASF
+)
+"""First bytes that tell a recording."""
+MPEG_STARTS = (
     *(bytes((0xFF, second)) for second in (0xFB, 0xFA, 0xF3, 0xF2, 0xE3, 0xE2)),  # MPEG layer 3
     *(bytes((0xFF, second)) for second in (0xFD, 0xFC, 0xF5, 0xF4, 0xF1, 0xF9)),  # MPEG layer 2, AAC
 )
-"""First bytes that tell a recording."""
+"""First bytes of MPEG frames; raw samples may begin with them, too."""
 
 SOUNDFILE_MAGIC = (b"RIFF", b"RIFX", b"RF64", b"riff", b"FORM", b"fLaC", b"OggS", b".snd", b"dns.", b"caff")
 """First bytes of the files that libsndfile is given. MPEG is not among them, because its decoder prints to standard
@@ -74,9 +81,16 @@ SOUNDFILE_CODECS = {
 """soundfile's names to FFmpeg's, without the byte order."""
 BYTE_ORDER = re.compile(r"(?<=^pcm_...)[lb]e$")
 LONGEST_OGG_PAGE = 65_307  # bytes
-HEAD_BYTES = 28  # hold the size in each header that stores one
+HEAD_BYTES = 4_096
+SIZE_BYTES = 28  # hold the size in each header that stores one
+MPEG_IN_WAV = re.compile(rb"fmt .{4}(\x55\0|\0\x55)", re.DOTALL)
+"""The format chunk of a wav that holds MPEG layer 3."""
 STREAMED_SIZE = 0x7FFF_0000
-PLAYLISTS = frozenset({"concat", "hls", "dash", "imf"})  # FFmpeg formats that point to other files
+AV_FORMATS = (
+    "wav w64 aiff au caf flac mp3 ogg aac loas ac3 eac3 amr amrnb amrwb mov matroska asf avi mpeg mpegts wv nistsphere"
+).split()
+"""FFmpeg formats that are opened: what recorders, phones and cameras write. Playlists, which point to other files, are
+not among them; nor is adx, where a damaged header ends the process (FFmpeg 8.1.2)."""
 SEEKABLE = frozenset({"mov", "matroska", "caf", "mp3", "aac", "amr"})
 """FFmpeg formats in which seeking is exact (to a millisecond in matroska); others are decoded from the start."""
 SEEK_MARGIN = 1.0  # s decoded before the start that is asked for: Opus needs 80 ms to settle
@@ -116,7 +130,7 @@ class Recording:
 class Excerpt:
     """A recording, or the part of it between two times in seconds."""
 
-    path: Path
+    path: Location
     start: float | None = None
     end: float | None = None
 
@@ -163,7 +177,7 @@ def _holds_sound(path: str) -> bool:
         (first[:4] in (b"RIFF", b"RIFX", b"RF64") and kind in (b"WAVE", b"AVI "))
         or (first[:4] == b"FORM" and kind in (b"AIFF", b"AIFC"))
         or (first[4:8] == b"ftyp" and kind not in PICTURES)
-        or first.startswith(SOUND_STARTS)
+        or first.startswith(SOUND_STARTS + MPEG_STARTS)
     )
 
 
@@ -178,16 +192,18 @@ def refuse_short(seconds: float, min_seconds: float) -> None:
         raise AudioError(f"too short: {seconds:.3f} s, and data.min_seconds is {min_seconds}")
 
 
-def decode(path: Path, start: float | None = None, end: float | None = None) -> Recording:
+def decode(
+    path: Location, start: float | None = None, end: float | None = None, limits: Limits | None = None
+) -> Recording:
     """Decode a file, or the part of it from `start` to `end` in seconds.
 
     Raises:
-        AudioError: it is missing, unreadable, no audio, empty, or holds NaN or infinite samples.
+        AudioError: it is missing, unreadable, no audio, empty, beyond the limits, or holds NaN or infinite samples.
     """
-    reader = Reader(path, start, end)
-    blocks = list(reader)
+    reader = Reader(path, start, end, limits)
+    samples = _joined(iter(reader), reader.limits)
     logger.debug("%s: %s at %d Hz", path, reader.codec, reader.sample_rate)
-    return Recording(np.concatenate(blocks), reader.sample_rate, reader.channels, reader.codec, reader.cut_short)
+    return Recording(samples, reader.sample_rate, reader.channels, reader.codec, reader.cut_short)
 
 
 class Reader:
@@ -205,8 +221,11 @@ class Reader:
         AudioError: see `decode`.
     """
 
-    def __init__(self, path: Path, start: float | None = None, end: float | None = None) -> None:
-        self.path = path
+    def __init__(
+        self, path: Location, start: float | None = None, end: float | None = None, limits: Limits | None = None
+    ) -> None:
+        self.path = Path(path)
+        self.limits = limits or Limits()
         self.sample_rate = 0
         self.channels = 0
         self.codec = ""
@@ -214,11 +233,12 @@ class Reader:
         self._start = start or 0.0
         self._end = math.inf if end is None else end
         self._done = 0  # samples given so far
+        self._gave_up = False  # soundfile, on the way
         self._first_time: float | None = None
 
     def __iter__(self) -> Iterator[Samples]:
         head = self._check_file()
-        if head.startswith(SOUNDFILE_MAGIC):
+        if head.startswith(SOUNDFILE_MAGIC) and not MPEG_IN_WAV.search(head):
             yield from self._count(self._soundfile_blocks())
         if not self._done or self.cut_short:
             yield from self._count(_locked(self._av_blocks()))
@@ -226,6 +246,12 @@ class Reader:
             self.cut_short = _lacks_its_end(self.path, head)
         if not self._done:
             raise AudioError("damaged: nothing in it can be decoded" if self.cut_short else "no samples in it")
+
+    def blocks_at(self, rate: int) -> Iterator[Samples]:
+        """The same blocks at another rate in Hz; together they equal `resample` of the whole."""
+        blocks = iter(self)
+        first = next(blocks)
+        yield from resample_blocks(chain([first], blocks), self.sample_rate, rate)
 
     @property
     def _wants_all(self) -> bool:
@@ -249,15 +275,33 @@ class Reader:
 
     def _count(self, blocks: Iterator[Samples]) -> Iterator[Samples]:
         for block in blocks:
-            if not max(block.max(initial=0.0), -block.min(initial=0.0)) <= LOUDEST:  # also where that is NaN
-                raise AudioError("holds samples that are NaN or infinite, or beyond any scale")
+            refuse_wild(block)
             self._done += len(block)
+            self._refuse_long(self._start * self.sample_rate + self._done, self.sample_rate, self.channels)
             yield block
 
     def _describe(self, rate: int, channels: int, codec: str) -> None:
         if not LOWEST_RATE <= rate <= HIGHEST_RATE:
             raise AudioError(f"damaged: its header gives a sample rate of {rate:,} Hz")
+        self._refuse_many(channels)
         self.sample_rate, self.channels, self.codec = rate, channels, codec
+
+    def _refuse_many(self, channels: int) -> None:
+        if channels > self.limits.max_channels:
+            raise AudioError(f"{channels:,} channels, and limits.max_channels is {self.limits.max_channels:,}")
+
+    def _refuse_long(self, samples: float, rate: int, channels: int) -> None:
+        seconds = self.limits.max_hours * 3600
+        if samples > seconds * rate:
+            raise AudioError(f"goes on for more than {self.limits.max_hours:g} h (limits.max_hours)")
+        if samples * channels > seconds * VALUES_PER_SECOND:
+            allowed = f"{self.limits.max_hours:g} h of {VALUES_PER_SECOND:,} values a second"
+            raise AudioError(f"{channels:,} channels of {rate:,} Hz hold more than {allowed} (limits.max_hours)")
+
+    def _refuse_declared(self, samples: float, rate: int, channels: int) -> None:
+        """Refuse what is too long by its header, unless the file is too small to hold that much."""
+        if 0 < samples <= DENSEST * self.path.stat().st_size:
+            self._refuse_long(samples, rate, channels)
 
     def _range(self) -> tuple[int, float]:
         """The first sample that is still wanted, and the one after the last."""
@@ -270,36 +314,43 @@ class Reader:
         try:
             # By its descriptor: of a name that ends in .raw soundfile would ask for the sample rate.
             with self.path.open("rb") as opened, soundfile.SoundFile(opened.fileno(), closefd=False) as file:
-                if file.subtype == "MPEG_LAYER_III":
-                    return
                 self._describe(int(file.samplerate), int(file.channels), _codec(file.format, file.subtype))
+                self._refuse_declared(file.frames, self.sample_rate, self.channels)
                 first, last = self._range()
                 last = min(last, file.frames)
                 _skip(file, int(min(first, file.frames)))
                 while first < last:
-                    count = int(min(last - first, BLOCK_SECONDS * self.sample_rate))
-                    # In blocks: many channels of a long recording never stand in memory together.
+                    count = int(min(last - first, BLOCK_SECONDS * self.sample_rate, BLOCK_VALUES // self.channels))
                     piece = file.read(count, dtype="float32", always_2d=True)  # (frames, channels)
                     if not len(piece):
                         break
                     first += len(piece)
                     yield piece[:, 0] if piece.shape[1] == 1 else piece.mean(axis=1)
         except (soundfile.LibsndfileError, OSError, ValueError):
+            self._gave_up = True
             self.cut_short = self._done > 0
 
     def _av_blocks(self) -> Iterator[Samples]:
         """What PyAV can decode from the first sample that is still wanted."""
-        import av
+        try:
+            import av
+        except ModuleNotFoundError:
+            if self._done or (self.sample_rate and not self._gave_up):  # soundfile has read what there is
+                return
+            raise AudioError("needs PyAV: pip install av") from None
 
-        # "file" alone: a text file that FFmpeg takes for a playlist must not send it to a network or another format.
-        options = {"protocol_whitelist": "file"}
+        options = {"protocol_whitelist": "file", "format_whitelist": ",".join(AV_FORMATS)}
         try:
             with av.open(os.path.abspath(self.path), metadata_errors="ignore", options=options) as container:
                 formats = set(container.format.name.split(","))
-                if PLAYLISTS & formats:
-                    raise AudioError("a playlist, not a recording")
                 if not container.streams.audio:
                     raise AudioError("no audio in it")
+                context = container.streams.audio[0].codec_context
+                if context is None:
+                    raise AudioError("nothing here decodes its kind of audio")
+                self._refuse_many(context.channels)
+                rate = context.sample_rate
+                self._refuse_declared(_declared_seconds(container, formats) * rate, rate, context.channels)
                 yield from self._av_stream(container, formats)
         except (av.FFmpegError, OSError, ValueError) as error:
             if not self._done:
@@ -345,7 +396,8 @@ class Reader:
         # Without a layout the channels stay apart: FFmpeg's own mono is sqrt(2) louder than their mean.
         # Interleaved: PyAV 18.1 reads wild memory where more than eight channels lie in planes of their own.
         # Frames of 65,536 samples: some codecs have packets of 64, and each array costs 10 us.
-        resampler = av.AudioResampler(format="flt", frame_size=65_536)
+        size = min(65_536, BLOCK_VALUES // max(1, stream.channels))
+        resampler = av.AudioResampler(format="flt", frame_size=size)
         try:
             for frame in container.decode(stream):
                 if not self.sample_rate:
@@ -411,14 +463,14 @@ def _lacks_its_end(path: Path, head: bytes) -> bool:
         with path.open("rb") as file:
             file.seek(max(0, size - LONGEST_OGG_PAGE))
             return not _ends_with_last_ogg_page(file.read())
-    if len(head) < HEAD_BYTES:
+    if len(head) < SIZE_BYTES:
         return False
     if magic == b"RF64":
         declared = 8 + struct.unpack_from("<Q", head, 20)[0]
     elif magic == b"riff":
         declared = struct.unpack_from("<Q", head, 16)[0]
     elif magic == b"caff":
-        declared = _caf_size(path)
+        declared = _caf_size(path, size)
     elif magic == b".snd":
         declared = sum(struct.unpack_from(">II", head, 4))
     elif magic in (b"RIFF", b"RIFX", b"FORM"):
@@ -429,12 +481,13 @@ def _lacks_its_end(path: Path, head: bytes) -> bool:
     return bool(size + 1 < declared < STREAMED_SIZE)
 
 
-def _caf_size(path: Path) -> int:
+def _caf_size(path: Path, size_on_disk: int) -> int:
     """How long a CAF file is by the size of its sound; 0 where it does not say."""
     with path.open("rb") as file:
         end = 8
-        while len(head := (file.seek(end), file.read(12))[1]) == 12:
-            name, size = struct.unpack(">4sq", head)
+        while end + 12 <= size_on_disk:
+            file.seek(end)
+            name, size = struct.unpack(">4sq", file.read(12))
             end += 12 + size
             if name == b"data" or size < 0:
                 return end if size > 0 else 0
@@ -474,19 +527,69 @@ def resample(
     return np.asarray(soxr.resample(samples, rate, target, quality=quality), dtype=np.float32)
 
 
-def load(path: Path, sample_rate: int = SAMPLE_RATE, start: float | None = None, end: float | None = None) -> Samples:
+def resample_blocks(blocks: Iterable[Samples], rate: int, target: int) -> Iterator[Samples]:
+    """Blocks of a recording, (samples,), at another rate as they come; together they equal `resample` of the whole.
+
+    They come late by what the filter looks ahead: 0.03 s from 48 to 16 kHz, 0.05 s from 8 to 16 kHz.
+    """
+    if rate == target:
+        yield from blocks
+        return
+    import soxr
+
+    stream = soxr.ResampleStream(rate, target, 1, dtype="float32", quality="HQ")
+    for block in blocks:
+        yield stream.resample_chunk(block)
+    yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
+
+
+def load(
+    path: Location,
+    sample_rate: int = SAMPLE_RATE,
+    start: float | None = None,
+    end: float | None = None,
+    limits: Limits | None = None,
+) -> Samples:
     """A recording, or the part of it from `start` to `end` in seconds, at `sample_rate`: (samples,).
 
     Raises:
         AudioError: see `decode`; also where too little is left for the network.
     """
-    recording = decode(path, start, end)
-    if recording.cut_short:
-        logger.warning("%s is damaged: only its first %.1f s are used", path, recording.seconds)
-    samples = resample(recording.samples, recording.sample_rate, sample_rate)
-    if len(samples) < SHORTEST_SAMPLES:
-        raise AudioError(f"too short: {len(samples) / sample_rate:.3f} s")
+    reader = Reader(path, start, end, limits)
+    samples = _joined(reader.blocks_at(sample_rate), reader.limits)
+    refuse_tiny(len(samples), sample_rate)
+    if reader.cut_short:
+        warn_of_damage(reader.path, len(samples) / sample_rate)
     return samples
+
+
+def _joined(blocks: Iterator[Samples], limits: Limits) -> Samples:
+    """Blocks as one array, (samples,)."""
+    held: list[Samples] = []
+    count = 0
+    for block in blocks:
+        count += len(block)
+        if count > limits.max_samples:
+            raise AudioError(f"too long to be held in memory: more than {limits.max_samples:,} samples")
+        held.append(block)
+    return held[0] if len(held) == 1 else np.concatenate(held)
+
+
+def refuse_wild(block: Samples) -> None:
+    """Raise `AudioError` where samples, (samples,), are no numbers that can be worked with."""
+    if not max(block.max(initial=0.0), -block.min(initial=0.0)) <= LOUDEST:  # also where that is NaN
+        raise AudioError("holds samples that are NaN or infinite, or beyond any scale")
+
+
+def refuse_tiny(samples: int, rate: int) -> None:
+    """Raise `AudioError` where a recording at the rate of the network is shorter than its convolutions reach."""
+    if samples < SHORTEST_SAMPLES:
+        raise AudioError(f"too short: {samples / rate:.3f} s")
+
+
+def warn_of_damage(path: Path, seconds: float) -> None:
+    """Say that only the beginning of a recording is used."""
+    logger.warning("%s is damaged: only its first %.1f s are used", path, seconds)
 
 
 def normalise(samples: Samples) -> Samples:
@@ -501,18 +604,25 @@ def normalise(samples: Samples) -> Samples:
     return centred.astype(np.float32)
 
 
+class Digest:
+    """What tells a sound from others, computed from its blocks: equal samples have the same digest."""
+
+    def __init__(self) -> None:
+        import xxhash  # which is not installed with what runs a bundle
+
+        self._hash = xxhash.xxh3_128()
+
+    def add(self, samples: Samples) -> None:
+        """Take a block, (samples,), into account."""
+        self._hash.update(samples.tobytes())
+
+    def text(self) -> str:
+        """32 hexadecimal digits."""
+        return self._hash.hexdigest()
+
+
 def digest(samples: Samples) -> str:
-    """What tells a sound from others: equal samples, (samples,), have the same 32 hexadecimal digits."""
-    return xxhash.xxh3_128_hexdigest(samples.tobytes())
-
-
-def window_bounds(length: int, window: int) -> list[tuple[int, int]]:
-    """Cover `length` samples with the fewest windows of `window` samples, evenly placed, the last one at the end.
-
-    What is no longer than a window is one window of its own length.
-    """
-    if length <= window:
-        return [(0, length)]
-    count = -(-length // window)
-    starts = [round(index * (length - window) / (count - 1)) for index in range(count)]
-    return [(start, start + window) for start in starts]
+    """The `Digest` of a whole, (samples,)."""
+    found = Digest()
+    found.add(samples)
+    return found.text()

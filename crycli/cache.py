@@ -92,13 +92,13 @@ class Cache:
         found: list[Any] = []
         for excerpt, key in zip(excerpts, keys, strict=True):
             state, content = known.get(key, ("", ""))
-            found.append(_loaded(content) if state and state == _state(excerpt.path) else None)
+            found.append(_loaded(content) if state and state == _state(Path(excerpt.path)) else None)
         return found
 
     def add(self, excerpt: Excerpt, content: Any) -> None:
         """Keep something of a recording."""
         if self._connection is not None:
-            self._new.append((self._key(excerpt), _state(excerpt.path), json.dumps(content)))
+            self._new.append((self._key(excerpt), _state(Path(excerpt.path)), json.dumps(content)))
             if len(self._new) >= ROWS_AT_ONCE:
                 self._write()
 

@@ -12,13 +12,14 @@ import math
 import re
 import shutil
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from crycli import __version__
 from crycli.audio import SAMPLE_RATE
+from crycli.bundles import BUNDLE_FILE, NETWORK_FILES, verify
 from crycli.config import SHORTEST_SECONDS, AugmentConfig, Config
 from crycli.errors import CheckpointError
 from crycli.limits import HIGHEST_RATE, LOWEST_RATE
@@ -40,6 +41,11 @@ INEXACT = {
 HUB_NAME = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 HUB_SECONDS = 3.5  # without a network the libraries' own retries take 23 s
 
+Form = Literal["model", "onnx", "onnx-int8"]
+
+EVENT_SETTINGS = ("labels", "onset", "offset", "min_seconds", "gap_seconds")
+"""What a bundle may say about events."""
+
 DOWNLOAD = "download it where there is a network and give its folder"
 
 logger = logging.getLogger(__name__)
@@ -57,6 +63,11 @@ class Classifier:
         normalise: whether each clip is brought to zero mean and unit variance first.
         window_seconds: the length of the windows in which longer recordings are classified.
         shortest_samples: fewer make no frame.
+        form: "model" for a model folder, else the format of the export.
+        network_file: the network of a bundle; None for a model folder.
+        hop_seconds: from the start of a window to the next one's; None where the model does not say.
+        threshold: the confidence below which the answer is unsure; None where the model does not say.
+        events: those of `EVENT_SETTINGS` that the model says, as in `config.PredictConfig`.
     """
 
     folder: Path
@@ -66,6 +77,11 @@ class Classifier:
     normalise: bool
     window_seconds: float
     shortest_samples: int
+    form: Form = "model"
+    network_file: Path | None = None
+    hop_seconds: float | None = None
+    threshold: float | None = None
+    events: Mapping[str, Any] = field(default_factory=dict)
 
 
 def find_classifier(name: str, *, offline: bool = False) -> Classifier:
@@ -82,14 +98,14 @@ def find_classifier(name: str, *, offline: bool = False) -> Classifier:
         raise CheckpointError(f"{name} {state}: give a run of `crycli train`, its model folder, or an exported bundle")
     if (path / "folds.json").is_file():
         raise CheckpointError(f"{path} is a cross-validation: give one of its folds, such as {path / 'fold-1'}")
-    if (path / "model.onnx").is_file():
+    if any((path / name).is_file() for name in (BUNDLE_FILE, *NETWORK_FILES.values())):
         return _describe_bundle(path)
     for folder in (path / "model", path):
         if (folder / "config.json").is_file():
             return _describe_model_folder(folder)
     if (path / "checkpoints").is_dir():
         raise CheckpointError(f"the run {path} is not finished: go on with `crycli train DATA -o {path} --resume`")
-    raise CheckpointError(f"{path} holds no model: neither model/config.json, config.json nor model.onnx")
+    raise CheckpointError(f"{path} holds no model: neither model/config.json, config.json nor {BUNDLE_FILE}")
 
 
 def _describe_model_folder(folder: Path) -> Classifier:
@@ -112,13 +128,57 @@ def _describe_model_folder(folder: Path) -> Classifier:
 
 
 def _describe_bundle(folder: Path) -> Classifier:
+    """Described only once each file is the one that was exported."""
+    about = read_json(folder / BUNDLE_FILE)
+    verify(folder, about.get("files"))
+    form = about.get("format")
+    if form == "torch":
+        raise CheckpointError(
+            f"{folder} holds a torch.export program, and loading one may run code that is hidden in it: its README.md "
+            f"shows how to use it where you trust it; for crycli export the model with --format onnx"
+        )
     labels = read_json(folder / "labels.json", list)
-    about = read_json(folder / "bundle.json")
     try:
         window, shortest = float(about["window_seconds"]), int(about["shortest_samples"])
-        return _describe(folder / "bundle.json", "bundle", tuple(map(str, labels)), window, shortest)
+        found = _describe(folder / BUNDLE_FILE, "bundle", tuple(map(str, labels)), window, shortest)
+        return replace(
+            found,
+            form=_one_of(("onnx", "onnx-int8"), form),
+            network_file=folder / NETWORK_FILES[form],
+            hop_seconds=_within(about["hop_seconds"], 0.0, window),
+            threshold=_within(about["threshold"], 0.0, 1.0),
+            events=_events(about["events"]),
+        )
     except (KeyError, ValueError, TypeError) as error:
-        raise CheckpointError(f"{folder}/bundle.json is damaged: {error!r}") from None
+        raise CheckpointError(f"{folder}/{BUNDLE_FILE} is damaged: {error!r}") from None
+
+
+def _one_of(known: tuple[Form, ...], value: object) -> Form:
+    for item in known:
+        if item == value:
+            return item
+    raise ValueError(f"{value!r} is none of {', '.join(known)}")
+
+
+def _within(value: object, low: float, high: float) -> float | None:
+    """A number of a bundle; None where it does not say."""
+    if value is None:
+        return None
+    if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high:
+        raise ValueError(f"{value!r} is not between {low:g} and {high:g}")
+    return float(value)
+
+
+def _events(settings: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in dict(settings).items():
+        if name not in EVENT_SETTINGS:
+            raise ValueError(f"events: {name}")
+        if name == "labels":
+            found[name] = tuple(map(str, value))
+        else:
+            found[name] = _within(value, 0.0, math.inf if name.endswith("seconds") else 1.0)
+    return found
 
 
 def _shortest(kernels: Sequence[int], strides: Sequence[int]) -> int:

@@ -8,22 +8,22 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from crycli import __version__
-from crycli.errors import CrycliError, TrainingError
+from crycli.errors import CrycliError, TrainingError, missing_extra
 from crycli.parallel import process_count, process_rank
 
 if TYPE_CHECKING:
     from crycli.config import Config
-    from crycli.inference import Predictor
     from crycli.manifest import Clip
-    from crycli.predictions import Prediction
+    from crycli.predicting import Extras, Job
+    from crycli.results import Results
+    from crycli.tables import Form
 
 FAILED, INCOMPLETE, INTERRUPTED, BROKEN_PIPE = 1, 3, 130, 141
 
@@ -88,6 +88,12 @@ def command(function: Callable[..., Any]) -> Callable[..., Any]:
             # Of several processes of one training, all meet the same errors, but for those of the training itself.
             if process_rank() == 0 or isinstance(error, TrainingError):
                 console.error(str(error))
+            raise typer.Exit(FAILED) from None
+        except ModuleNotFoundError as error:
+            reason = missing_extra(error)
+            if reason is None:
+                raise
+            console.error(f"`crycli {function.__name__}` {reason}")
             raise typer.Exit(FAILED) from None
         except KeyboardInterrupt:
             console.error("interrupted: what was finished is kept")
@@ -543,118 +549,248 @@ def _refuse_mixed(
 
 @command
 def predict(
-    paths: Annotated[list[Path], typer.Argument(help="Recordings, or folders of them.", metavar="PATH")],
+    paths: Annotated[
+        list[str],
+        typer.Argument(
+            help="Recordings, folders of them, CSVs that list them, URLs; - for standard input.", metavar="PATH"
+        ),
+    ],
     model: Annotated[
         str, typer.Option("-m", "--model", metavar="MODEL", help="A run, its model folder, a bundle or a hub name.")
     ],
-    output: Annotated[Path | None, typer.Option("-o", "--output", metavar="FILE", help="Write to a file.")] = None,
-    form: Annotated[
-        str | None, typer.Option("--format", help="table, csv or jsonl; otherwise the ending of FILE decides.")
+    output: Annotated[
+        str | None, typer.Option("-o", "--output", metavar="FILE", help="Write to a file; with --engine ray a folder.")
     ] = None,
+    form: Annotated[
+        str | None,
+        typer.Option(
+            "--format", help="table, csv, jsonl, parquet, audacity or raven; otherwise the ending of FILE decides."
+        ),
+    ] = None,
+    windows: Annotated[bool, typer.Option("--windows", help="A row for each window.")] = False,
+    events: Annotated[bool, typer.Option("--events", help="A row for each event.")] = False,
+    window: Annotated[float | None, typer.Option(help="Seconds in a window of a long recording.")] = None,
+    hop: Annotated[float | None, typer.Option(help="Seconds from one window's start to the next one's.")] = None,
+    threshold: Annotated[float | None, typer.Option(help="Answer unsure below this confidence.")] = None,
+    top_k: Annotated[
+        int | None, typer.Option("--top-k", metavar="K", help="A row for each of the K likeliest labels.")
+    ] = None,
+    sort: Annotated[str | None, typer.Option(help="input, path, label or confidence.")] = None,
+    beside: Annotated[bool, typer.Option("--beside", help="Write a file beside each recording.")] = False,
+    segments: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Cut the events out as wav files, by label.")
+    ] = None,
+    embeddings: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the pooled vectors: .npz, .csv or .parquet.")
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="PNG", help="Draw the timeline; for several recordings name a folder.")
+    ] = None,
+    engine: Annotated[str | None, typer.Option(help="local or ray.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where the output broke off.")] = False,
     config: ConfigFile = None,
     assignments: Assignments = None,
     force: Force = False,
 ) -> None:
     """Classify recordings: a table on a terminal, CSV in a pipe."""
-    from crycli import console
-    from crycli.inference import find_inputs, load_predictor
-    from crycli.outputs import open_output, refuse_existing, refuse_unwritable
+    if windows and events:
+        raise typer.BadParameter("and --events are different rows: give one of them", param_hint="--windows")
+    settings = _config(
+        config,
+        assignments,
+        predict__format=form,
+        predict__rows="windows" if windows else "events" if events else None,
+        predict__window=window,
+        predict__hop=hop,
+        predict__threshold=threshold,
+        predict__top_k=top_k,
+        predict__sort=sort,
+        predict__engine=engine,
+    )
+    from crycli.predicting import Extras
 
-    settings = _config(config, assignments, predict__format=form)
-    chosen = settings.predict.format
-    if chosen == "auto" and output is not None:
-        chosen = "jsonl" if output.suffix in {".jsonl", ".ndjson"} else "csv"
-    elif chosen == "auto":
-        chosen = "table" if sys.stdout.isatty() else "csv"
-    if output is not None and chosen == "table":
-        raise typer.BadParameter("a file takes csv or jsonl", param_hint="--format")
-    if output is not None:
-        refuse_existing(output, force=force)
-        refuse_unwritable(output)
-    recordings = find_inputs(paths)
-    predictor = load_predictor(model, settings)
-    if chosen == "table":
-        failed = _predict_table(predictor, recordings)
+    extras = Extras(segments, embeddings, plot)
+    _refuse_predict_flags(paths, settings, output, extras, beside=beside, resume=resume, force=force)
+    if paths == ["-"]:
+        _predict_live(model, output, settings, force=force)
+    elif settings.predict.engine == "ray":
+        _predict_on_ray(paths, model, str(output), settings, resume=resume, force=force)
     else:
-        with open_output(output) if output is not None else nullcontext(sys.stdout) as stream:
-            failed = _predict_rows(predictor, recordings, stream, chosen)
-    if output is not None:
+        _predict_here(paths, model, output, settings, extras, beside=beside, resume=resume, force=force)
+
+
+def _refuse_predict_flags(
+    paths: Sequence[str],
+    settings: Config,
+    output: str | None,
+    extras: Extras,
+    *,
+    beside: bool,
+    resume: bool,
+    force: bool,
+) -> None:
+    """Refuse arguments of `crycli predict` that do not go together."""
+    if resume and force:
+        raise typer.BadParameter("goes on with an output, and --force replaces it: give one", param_hint="--resume")
+    if resume and output is None and not beside and extras.embeddings is None:
+        raise typer.BadParameter("goes on with an output: name it with -o", param_hint="--resume")
+    if beside and output is not None:
+        raise typer.BadParameter("takes the place of -o", param_hint="--beside")
+    given = {"--segments": extras.segments, "--embeddings": extras.embeddings, "--plot": extras.plot}
+    extra = next((flag for flag, value in given.items() if value is not None), "--beside" if beside else None)
+    if "-" in paths:
+        if len(paths) > 1:
+            raise typer.BadParameter("standard input is answered by itself: give no other PATH", param_hint="-")
+        if extra is not None or resume:
+            raise typer.BadParameter("is not for standard input", param_hint=extra or "--resume")
+        if settings.predict.engine == "ray":
+            raise typer.BadParameter("standard input is answered here: leave the engine out", param_hint="--engine")
+    if settings.predict.engine == "ray":
+        if output is None:
+            raise typer.BadParameter("the engine ray writes a folder of parquet files: name it", param_hint="-o")
+        if extra is not None:
+            raise typer.BadParameter("is not for the engine ray", param_hint=extra)
+
+
+def _predict_here(
+    paths: Sequence[str],
+    model: str,
+    output: str | None,
+    settings: Config,
+    extras: Extras,
+    *,
+    beside: bool,
+    resume: bool,
+    force: bool,
+) -> None:
+    """Answer for recordings on this machine."""
+    from crycli import console
+    from crycli.inputs import find_inputs
+    from crycli.predicting import Job
+
+    file = Path(output) if output is not None else None
+    form = _form(settings, file, beside=beside)
+    recordings = find_inputs(paths)
+    job = Job(model, recordings, "csv" if form == "table" else form, settings, extras, resume=resume, force=force)
+    with _results(job, form, file, beside=beside) as results:
+        if form != "table" and file is None and not beside and sys.stdout.isatty():
+            outcome = job.run(results)  # the rows themselves are the progress; a live bar would stand in their way
+        else:
+            with console.progress() as on_step:
+                outcome = job.run(results, on_step)
+    if outcome.finished:
+        console.note("Nothing is left to do: the output is finished.")
+    elif output is not None:
         console.note(f"The answers are in {output}.")
-    if failed:
-        console.note(f"{failed:,} of {len(recordings):,} recordings could not be read: see the column error.", "yellow")
-        raise typer.Exit(INCOMPLETE)
+    for flag, made in (("segments", extras.segments), ("vectors", extras.embeddings), ("timelines", extras.plot)):
+        if made is not None:
+            console.note(f"The {flag} are in {made}.")
+    _exit_incomplete(outcome.failed, outcome.recordings, outcome.reasons)
 
 
-def _predict_rows(predictor: Predictor, recordings: list[Path], stream: TextIO, form: str) -> int:
-    """Write each answer as it comes; returns how many recordings could not be read."""
-    from crycli.predictions import RowWriter
+def _form(settings: Config, output: Path | None, *, beside: bool) -> Form | Literal["table"]:
+    """What the rows become: as the settings say, else by the ending of the file, else a table on a terminal."""
+    from crycli.tables import form_of
 
-    writer = RowWriter(stream, predictor.labels, form)
-    failed = 0
-    # On a terminal the rows themselves are the progress; a live bar would stand in their way.
-    rows = predictor.predict(recordings) if stream.isatty() else _with_progress(predictor, recordings)
-    for prediction in rows:
-        writer.write(prediction)
-        failed += bool(prediction.error)
-    return failed
+    chosen = settings.predict.format
+    if chosen == "auto":
+        if output is not None:
+            return form_of(output)
+        return "table" if sys.stdout.isatty() and not beside else "csv"
+    if chosen == "table" and (output is not None or beside):
+        raise typer.BadParameter("a table is for a terminal; a file takes another format", param_hint="--format")
+    return chosen
 
 
-def _predict_table(predictor: Predictor, recordings: list[Path]) -> int:
-    """Draw the answers as a table, also those before an interruption; returns how many could not be read."""
+def _results(job: Job, form: Form | Literal["table"], file: Path | None, *, beside: bool) -> Results:
+    if form == "table":
+        from crycli.terminal import TableResults
+
+        return TableResults(job)
+    return job.open("beside" if beside else file or sys.stdout)
+
+
+def _exit_incomplete(failed: int, recordings: int, reasons: Sequence[tuple[str, str]] = ()) -> None:
+    """Say what could not be read, and exit with `INCOMPLETE` where there is any such recording."""
     from crycli import console
 
-    predictions: list[Prediction] = []
-    try:
-        predictions.extend(_with_progress(predictor, recordings))
-    finally:
-        rows = [_table_row(prediction, predictor.labels) for prediction in predictions]
-        console.table(
-            "predictions", ("path", "seconds", "label", "confidence", "next"), rows, numeric=("seconds", "confidence")
+    if not failed:
+        return
+    for path, error in reasons:
+        console.warning(f"{path}: {error}")
+    more = ": the column error names the others" if 0 < len(reasons) < failed else ""
+    console.note(f"{failed:,} of {recordings:,} recordings could not be read{more}.", "yellow")
+    raise typer.Exit(INCOMPLETE)
+
+
+def _predict_live(model: str, output: str | None, settings: Config, *, force: bool) -> None:
+    """Answer for standard input while it comes."""
+    from crycli.outputs import open_output, refuse_existing, refuse_unwritable
+    from crycli.predicting import predict_live
+
+    if sys.stdin.isatty():
+        raise typer.BadParameter(
+            "standard input is the keyboard: pipe sound into it, as in `arecord -f S16_LE -r 16000 | crycli predict - "
+            "-m MODEL`",
+            param_hint="-",
         )
-    return sum(1 for prediction in predictions if prediction.error)
+    file = Path(output) if output is not None else None
+    form = _form(settings, file, beside=True)  # rows that come one by one make no table
+    if form == "table":
+        raise typer.BadParameter("rows that come one by one make no table", param_hint="--format")
+    if file is None:
+        predict_live(model, sys.stdin.buffer, sys.stdout, form, settings)
+        return
+    refuse_existing(file, force=force)
+    refuse_unwritable(file)
+    with open_output(file) as stream:
+        predict_live(model, sys.stdin.buffer, stream, form, settings)
 
 
-def _table_row(prediction: Prediction, labels: tuple[str, ...]) -> tuple[str, str, str, str, str]:
-    """What fits on a terminal: the answer and the runner-up. CSV has every probability."""
-    path = str(prediction.path).encode("utf-8", "backslashreplace").decode()
-    if prediction.end is None or prediction.confidence is None:
-        return path, "", f"error: {prediction.error}", "", ""
-    second = sorted(zip(prediction.probabilities, labels, strict=True), reverse=True)[1:2]
-    following = "".join(f"{label} {probability:.3f}" for probability, label in second)
-    return path, f"{prediction.end:.1f}", prediction.label, f"{prediction.confidence:.3f}", following
-
-
-def _with_progress(predictor: Predictor, recordings: list[Path]) -> Iterator[Prediction]:
+def _predict_on_ray(
+    paths: Sequence[str], model: str, output: str, settings: Config, *, resume: bool, force: bool
+) -> None:
+    """Answer for recordings on a cluster."""
     from crycli import console
-    from crycli.progress import Step
+    from crycli.cluster import predict_on_ray
+    from crycli.inputs import find_inputs
 
+    recordings = find_inputs(paths)
     with console.progress() as on_step:
-        for done, prediction in enumerate(predictor.predict(recordings), start=1):
-            yield prediction
-            on_step(Step("predict", done, len(recordings), "recordings"))
+        outcome = predict_on_ray(model, recordings, output, settings, resume=resume, force=force, on_step=on_step)
+    kept = f", {outcome.resumed:,} of them there before" if outcome.resumed else ""
+    console.note(f"The answers are in {output}: {outcome.shards:,} parquet files{kept}.")
+    _exit_incomplete(outcome.failed, outcome.recordings)
 
 
 @command
 def export(
     model: Model,
     output: Annotated[Path, typer.Option("-o", "--output", metavar="BUNDLE", help="The folder for the bundle.")],
+    form: Annotated[str | None, typer.Option("--format", help="onnx, onnx-int8 or torch.")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="DATA", help="Compare on the test part of what `crycli prepare` wrote; score it twice."),
+    ] = None,
+    clips: Annotated[
+        list[str] | None, typer.Option(metavar="PATH", help="Compare on recordings, or folders of them. Repeatable.")
+    ] = None,
     config: ConfigFile = None,
     assignments: Assignments = None,
     force: Force = False,
 ) -> None:
-    """Export a classifier to an ONNX bundle that runs without torch."""
+    """Export a classifier to a bundle that runs without torch, compared with the original."""
     from crycli import console
     from crycli.exporting import export_bundle
+    from crycli.inputs import find_inputs
 
-    settings = _config(config, assignments)
+    settings = _config(config, assignments, export__format=form)
+    given = find_inputs(clips or [])
     with console.progress() as on_step:
-        made = export_bundle(model, output, settings, force=force, on_step=on_step)
+        made = export_bundle(model, output, settings, clips=given, data=data, force=force, on_step=on_step)
     if not console.is_quiet():
-        rows = [
-            ("model.onnx", f"{made.megabytes:.1f} MB"),
-            ("largest difference from the checkpoint, in any probability", f"{made.largest_difference:.1e}"),
-        ]
-        console.table(str(made.folder), ("", ""), rows)
+        header = ("", "before", "after")
+        console.table(f"{made.folder} ({made.format})", header, made.rows(), numeric=header[1:])
 
 
 @command

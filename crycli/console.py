@@ -13,6 +13,7 @@ import time
 import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -32,6 +33,9 @@ from rich.table import Table
 from rich.text import Text
 
 from crycli.progress import OnStep, Step, silent
+
+if TYPE_CHECKING:
+    from crycli.predictions import Windows
 
 SECONDS_BETWEEN_LINES = 10.0
 SECONDS_WORTH_A_LINE = 5.0
@@ -136,6 +140,14 @@ def table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]], *, n
     for row in rows:
         drawn.add_row(*map(escape, row))
     console.print(drawn)
+
+
+def timeline(windows: Windows, labels: Sequence[str], shown: Sequence[str]) -> list[str]:
+    """The lines of a timeline as wide as the terminal; see `timeline.sparkline`."""
+    from crycli.timeline import marks_for, sparkline
+
+    width = _Console(file=sys.stdout).width
+    return sparkline(windows, labels, width, shown=shown, marks=marks_for(sys.stdout.encoding))
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from crycli.errors import AudioError, DataError
 from crycli.manifest import PARTS, Clip, read_manifest, resolve_path, stored_path
 from crycli.parallel import map_ordered
 from crycli.progress import OnStep, Step, silent
+from crycli.windows import window_bounds
 
 if TYPE_CHECKING:
     import torch
@@ -213,7 +214,7 @@ class Windows:
         bounds = [
             (last - first, clip, first, last)
             for clip, length in enumerate(clips["length"][:])
-            for first, last in audio.window_bounds(int(length), window)
+            for first, last in window_bounds(int(length), window, window)
         ]
         self._bounds = [(clip, first, last) for _, clip, first, last in sorted(bounds)]
         self._labels: npt.NDArray[np.int64] = np.asarray(clips["labels"][:], dtype=np.int64)

@@ -43,7 +43,7 @@ def occlude(predictor: Predictor, excerpt: Excerpt, label: str) -> Occlusion:
     """
     classifier = predictor.classifier
     rate = classifier.sample_rate
-    whole = audio.load(excerpt.path, rate, excerpt.start, excerpt.end)[: round(classifier.window_seconds * rate)]
+    whole = audio.load(excerpt.path, rate, excerpt.start, excerpt.end)[: round(predictor.policy.window_seconds * rate)]
     count = int(np.clip(round(len(whole) / rate / PIECE_SECONDS), 1, MOST_PIECES))
     bounds = np.linspace(0, len(whole), count + 1).astype(int)
     changed = [whole]

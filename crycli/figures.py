@@ -8,23 +8,26 @@ same bytes every time.
 from __future__ import annotations
 
 import io
+import math
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
-from unicodedata import east_asian_width
 
 import numpy as np
 import numpy.typing as npt
 
 from crycli.metrics import Labels, Probabilities, Report
+from crycli.timeline import clock, columns_of, course, printable, ticks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from crycli.calibration import Bin, RiskCoverage
+    from crycli.events import Event, EventPolicy
+    from crycli.predictions import Windows
 
 Form = Literal["png", "svg"]
 
@@ -45,11 +48,15 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 DASHES = ("-", "--", "-.")
 GREY = "0.55"
 MOST_CURVES = 8  # that have a colour and a line of the legend each; further labels are grey
-LONGEST_NAME = 24  # letters of a label
 MOST_SIDE = 20.0  # inches of a confusion matrix
 MOST_ZEROS = 12  # labels of one that shows its zeros: of 50 labels they take 9 s to draw
+LONG_WIDTH = 10.0  # inches of a timeline: 2,000 pixels
+MOST_POINTS = 2_000  # in time
+MOST_STRIPS = 12  # labels of a timeline that are drawn
+STRIP = 0.7  # inches a label
+MOST_MARKS = 10  # of the time
+LONGEST_TITLE = 90  # letters
 
-NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
 
 CURVES = {
@@ -104,8 +111,8 @@ def draw_confusion(report: Report, normalised: bool = False, form: Form = "png")
     support = counts.sum(axis=1, keepdims=True)
     shares = counts / np.maximum(support, 1)
     cells = np.where(support > 0, np.char.mod("%.0f%%", 100 * shares), "-") if normalised else counts.astype(str)
-    names = [_short(name) for name in report.labels]
-    longest = max(map(_columns, names))
+    names = [printable(name) for name in report.labels]
+    longest = max(map(columns_of, names))
     width = min(max(1.0 + 0.085 * longest + 0.65 * len(names), WIDTH), MOST_SIDE)
     cell = (width - 1.0 - 0.085 * longest) / len(names)  # inches, about: a name is 0.085 a character
     with _drawing(width, 1.2 + 0.06 * longest + cell * len(names)) as figure:
@@ -147,7 +154,7 @@ def draw_roc(names: Sequence[str], truth: Labels, probabilities: Probabilities, 
         axes.plot([0, 1], [0, 1], ":", color=GREY, label="AUC 0.50  chance")
         for index, style in shown:
             wrongly, rightly, _ = roc_curve(truth == index, probabilities[:, index])
-            label = f"AUC {auc(wrongly, rightly):.2f}  {_short(names[index])} ({_clips(truth == index)})"
+            label = f"AUC {auc(wrongly, rightly):.2f}  {printable(names[index])} ({_clips(truth == index)})"
             axes.plot(wrongly, rightly, **{"label": label} | style)
         _legend(figure, axes, len(shown))
         return _save(figure, form)
@@ -176,7 +183,7 @@ def draw_precision_recall(
             positive = truth == index
             precision, recall, _ = precision_recall_curve(positive, probabilities[:, index], drop_intermediate=True)
             average, share = average_precision_score(positive, probabilities[:, index]), positive.mean()
-            label = f"AP {average:.2f}  {_short(names[index])} (chance {share:.2f})"
+            label = f"AP {average:.2f}  {printable(names[index])} (chance {share:.2f})"
             axes.plot(recall, precision, **{"label": label, "drawstyle": "steps-post"} | style)
             axes.axhline(share, color=style["color"], linestyle=":", linewidth=1.2)
         _legend(figure, axes, len(shown))
@@ -261,6 +268,61 @@ def draw_risk_coverage(curve: RiskCoverage, chosen: float | None = None, form: F
         return _save(figure, form)
 
 
+def draw_timeline(
+    title: str,
+    windows: Windows,
+    labels: Sequence[str],
+    policy: EventPolicy,
+    events: Sequence[Event],
+    form: Form = "png",
+) -> bytes:
+    """The probability of each event label over the time of a recording, and its events.
+
+    A label has a strip of its own: its probability, the onset as a line, and its events as bars above it. Where there
+    are more than `MOST_POINTS` windows, each point is the largest value of its time. Of many labels, the `MOST_STRIPS`
+    with the highest peaks are drawn, and what the others reach is said.
+
+    Args:
+        title: such as the recording's name.
+        windows: at least one.
+        labels: of the classifier, in the order of the probabilities.
+        policy: its labels are drawn, with its onset.
+        events: what `events.find_events` found in the windows.
+        form: of the picture.
+    """
+    of = course(windows, MOST_POINTS)
+    peaks = {label: float(np.nanmax(of.probabilities[:, labels.index(label)])) for label in policy.labels}
+    ranked = sorted(peaks, key=lambda label: -peaks[label])
+    chosen, others = set(ranked[:MOST_STRIPS]), ranked[MOST_STRIPS:]
+    drawn = [label for label in policy.labels if label in chosen]
+    with _drawing(LONG_WIDTH, 1.1 + STRIP * len(drawn)) as figure:
+        strips = figure.subplots(len(drawn), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
+        for place, (axes, label) in enumerate(zip(strips, drawn, strict=True)):
+            colour = COLOURS[place % len(COLOURS)]
+            axes.stairs(of.probabilities[:, labels.index(label)], of.edges, fill=True, color=colour, alpha=0.35)
+            axes.stairs(of.probabilities[:, labels.index(label)], of.edges, color=colour, linewidth=0.8, baseline=None)
+            axes.axhline(policy.onset, color=GREY, linestyle="--", linewidth=0.8)
+            bars = [(event.start, event.end - event.start) for event in events if event.label == label]
+            axes.broken_barh(bars, (1.06, 0.18), color=colour, edgecolor=colour, linewidth=0.8)  # seen in a night too
+            axes.set_ylabel(printable(label), rotation=0, ha="right", va="center")
+            axes.spines[["top", "right"]].set_visible(False)
+        start, end = float(of.edges[0]), float(of.edges[-1])
+        marks = ticks(start, end, MOST_MARKS)
+        strips[-1].set_xticks(marks, map(clock, marks))
+        strips[-1].set(xlim=(start, end), ylim=(0, 1.3), yticks=(0, 0.5, 1))
+        strips[-1].set_xlabel(f"time (h:mm:ss); bars: events; dashed: onset {policy.onset:g}{_others(others, peaks)}")
+        figure.suptitle(printable(title, LONGEST_TITLE), fontsize="medium")
+        return _save(figure, form)
+
+
+def _others(labels: Sequence[str], peaks: Mapping[str, float]) -> str:
+    """What is said of the labels that have no strip."""
+    if not labels:
+        return ""
+    highest = math.ceil(100 * max(peaks[label] for label in labels)) / 100
+    return f"; not drawn: {len(labels)} label{'s' if len(labels) > 1 else ''}, {highest:.2f} at most"
+
+
 def _calibration_error(bins: Sequence[Bin]) -> float:
     clips = max(sum(entry.clips for entry in bins), 1)
     gaps = [entry.clips * abs((entry.accuracy or 0.0) - (entry.confidence or 0.0)) for entry in bins]
@@ -286,21 +348,6 @@ def _shown(names: Sequence[str], truth: Labels) -> list[tuple[int, dict[str, Any
 def _clips(which: npt.NDArray[np.bool_]) -> str:
     count = int(which.sum())
     return f"{count} clip{'' if count == 1 else 's'}"
-
-
-def _short(name: str) -> str:
-    """A label in one line that every form can hold."""
-    line = " ".join(NOT_XML.sub("\ufffd", name).split())
-    if _columns(line) <= LONGEST_NAME:
-        return line
-    while _columns(line) >= LONGEST_NAME:
-        line = line[:-1]
-    return line.rstrip() + "…"
-
-
-def _columns(line: str) -> int:
-    """The width of a text in letters: a Chinese or Japanese sign is as wide as two."""
-    return sum(2 if east_asian_width(letter) in "FW" else 1 for letter in line)
 
 
 def _height(shown: Sequence[object]) -> float:

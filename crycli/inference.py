@@ -6,37 +6,91 @@ torch is imported only where a checkpoint is used; an exported bundle runs on on
 from __future__ import annotations
 
 import logging
+from array import array
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
-from crycli import audio
-from crycli.audio import Excerpt
+from crycli import audio, remote
+from crycli.audio import Excerpt, Location, Samples, resample_blocks
 from crycli.calibration import CALIBRATION_FILE, Calibration, threshold_for
 from crycli.checkpoint import Classifier, find_classifier, read_json
-from crycli.config import Config
-from crycli.errors import AudioError, ConfigError, DataError
-from crycli.networks import Array, Network, Probabilities, onnx_network, pick_device, softmax, torch_network
-from crycli.parallel import map_ordered
-from crycli.predictions import UNSURE, Prediction
+from crycli.config import Config, PredictConfig
+from crycli.errors import AudioError, CheckpointError, ConfigError
+from crycli.events import DEFAULT_ONSET, OFFSET_SHARE, EventPolicy, event_labels
+from crycli.limits import Limits
+from crycli.networks import (
+    Array,
+    Network,
+    Output,
+    Probabilities,
+    onnx_network,
+    pick_device,
+    softmax,
+    torch_network,
+)
+from crycli.parallel import map_ordered, worker_count
+from crycli.predictions import UNSURE, Prediction, Windows
+from crycli.windows import Window, WindowCutter, stream_windows
 
-GPU_BATCH = 16
+GPU_BATCH = 16  # windows
+AHEAD_SECONDS = 60.0  # of a recording that are decoded before its turn comes
+BATCHES_IN_FLIGHT = 2  # a thread
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class _Windows:
-    """An excerpt cut into what the network takes: normalised windows, each (samples,)."""
+class WindowPolicy:
+    """How recordings are cut, and what is made of the answers.
+
+    Attributes:
+        window_seconds: longer recordings are answered window by window.
+        hop_seconds: from the start of a window to the next one's.
+        unsure_below: the confidence below which the answer is `UNSURE`.
+        events: how windows become events.
+    """
+
+    window_seconds: float
+    hop_seconds: float
+    unsure_below: float
+    events: EventPolicy
+
+
+@dataclass
+class _Answering:
+    """A recording whose windows are on their way through the network."""
 
     excerpt: Excerpt
-    seconds: float
-    windows: list[Array]
-    error: str = ""
+    windows: Iterable[Window] = ()
     digest: str = ""
+    error: str = ""
+    starts: array[int] = field(default_factory=lambda: array("q"))
+    lengths: array[int] = field(default_factory=lambda: array("q"))
+    logits: array[float] = field(default_factory=lambda: array("f"))
+    answered: int = 0
+    embedding: npt.NDArray[np.float64] | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether no window that was cut lacks its answer."""
+        return self.answered == len(self.starts)
+
+    def cut(self) -> Iterator[Samples]:
+        """The windows; an error while decoding ends them, and is remembered."""
+        try:
+            for window in self.windows:
+                self.starts.append(window.start)
+                self.lengths.append(len(window.samples))
+                yield window.samples
+        except AudioError as error:
+            self.error = str(error)
 
 
 class Predictor:
@@ -46,7 +100,7 @@ class Predictor:
         classifier: what it is.
         batch_size: windows in one forward pass.
         temperature: what the logits are divided by.
-        unsure_below: the confidence below which the answer is `UNSURE`.
+        policy: how recordings are cut, and what is made of the answers.
     """
 
     def __init__(
@@ -56,127 +110,210 @@ class Predictor:
         batch_size: int,
         workers: int = 0,
         *,
+        threads: int = 1,
         temperature: float = 1.0,
-        unsure_below: float = 0.0,
+        policy: WindowPolicy | None = None,
+        limits: Limits | None = None,
     ) -> None:
         self.classifier = classifier
         self.batch_size = batch_size
         self.temperature = temperature
-        self.unsure_below = unsure_below
+        self.policy = policy or read_policy(classifier, PredictConfig(), None)
         self._network = network
         self._workers = workers
+        self._threads = threads
+        self._limits = limits or Limits()
+        rate = classifier.sample_rate
+        self._window = round(self.policy.window_seconds * rate)
+        self._hop = max(1, round(self.policy.hop_seconds * rate))
 
     @property
     def labels(self) -> tuple[str, ...]:
         """The label names, in the order of the probabilities."""
         return self.classifier.labels
 
-    def predict(self, recordings: Iterable[Path | Excerpt]) -> Iterator[Prediction]:
+    def predict(
+        self, recordings: Iterable[Location | Excerpt], *, embeddings: bool = False, digests: bool = False
+    ) -> Iterator[Prediction]:
         """Classify recordings or excerpts, in order, as they are read; one that cannot be read yields its error.
 
-        A recording longer than the classifier's window is cut into windows of that length, and its probabilities
-        are the mean over them.
+        A recording longer than the window is answered window by window, and its probabilities are the mean over them.
+        It is decoded as it is needed: the memory that is used does not grow with its length.
+
+        Args:
+            recordings: what to answer for.
+            embeddings: whether the answers hold pooled vectors.
+            digests: whether the answers hold the digests of the samples.
+
+        Raises:
+            ConfigError: embeddings are asked for of a network that does not give them.
         """
-        waiting: deque[tuple[_Windows, list[Array]]] = deque()
-        batch: list[tuple[Array, list[Array]]] = []
-        for recording in map_ordered(self._cut, recordings, self._workers):
-            logits: list[Array] = []
-            waiting.append((recording, logits))
-            for window in recording.windows:
-                batch.append((window, logits))
-                if len(batch) == self.batch_size:
-                    self._classify(batch)
-                    batch.clear()
-            while waiting and len(waiting[0][1]) == len(waiting[0][0].windows):
-                yield self._answer(*waiting.popleft())
-        if batch:
-            self._classify(batch)
+
+        def begin(recording: Location | Excerpt) -> _Answering:
+            excerpt = recording if isinstance(recording, Excerpt) else Excerpt(recording)
+            return self._begin(excerpt, digests=digests)
+
+        waiting: deque[_Answering] = deque()
+        with _Pool(self._network, self._threads, embeddings=embeddings) as pool:
+            batch: list[tuple[Samples, _Answering]] = []
+            for answering in map_ordered(begin, recordings, self._workers):
+                waiting.append(answering)
+                for window in answering.cut():
+                    batch.append((window, answering))
+                    if len(batch) == self.batch_size:
+                        pool.submit(batch, normalise=self.classifier.normalise)
+                        batch = []
+                pool.collect()
+                while waiting and waiting[0].finished:
+                    yield self._answer(waiting.popleft())
+            if batch:
+                pool.submit(batch, normalise=self.classifier.normalise)
+            pool.finish()
         while waiting:
-            yield self._answer(*waiting.popleft())
+            yield self._answer(waiting.popleft())
 
-    def probabilities(self, clips: Iterable[Array]) -> Probabilities:
+    def live(self, blocks: Iterable[Samples], rate: int) -> Iterator[tuple[float, float, Probabilities]]:
+        """Answer for sound as it comes, window by window, each as soon as it is full.
+
+        Args:
+            blocks: (samples,) each, of any length.
+            rate: Hz, of the blocks.
+
+        Returns:
+            Of each window its start and end in seconds, and its (labels,) probabilities.
+        """
+        cutter = WindowCutter(self._window, self._hop)
+        there = resample_blocks(blocks, rate, self.classifier.sample_rate)
+        cut = chain.from_iterable(map(cutter.push, there))
+        for window in chain(cut, cutter.close()):
+            if len(window.samples) < self.classifier.shortest_samples:
+                continue
+            (probabilities,) = self.probabilities([window.samples])
+            start = window.start / self.classifier.sample_rate
+            end = start + len(window.samples) / self.classifier.sample_rate
+            yield start, end, probabilities
+
+    def probabilities(self, clips: Iterable[Samples]) -> Probabilities:
         """(clips, labels) of clips in memory, (samples,) at the classifier's rate, none longer than its window."""
-        found: list[list[Array]] = []
-        batch: list[tuple[Array, list[Array]]] = []
-        for samples in clips:
-            found.append([])
-            batch.append((audio.normalise(samples) if self.classifier.normalise else samples, found[-1]))
-            if len(batch) == self.batch_size:
-                self._classify(batch)
-                batch.clear()
-        if batch:
-            self._classify(batch)
-        return softmax(np.concatenate(found).astype(np.float32) / np.float32(self.temperature))
+        found: list[Array] = []
+        waiting = iter(clips)
+        while batch := list(islice(waiting, self.batch_size)):
+            found.append(_run(self._network, batch, normalise=self.classifier.normalise).logits)
+        return softmax(np.concatenate(found) / self.temperature)
 
-    def _cut(self, recording: Path | Excerpt) -> _Windows:
-        excerpt = Excerpt(recording) if isinstance(recording, Path) else recording
-        rate = self.classifier.sample_rate
+    def _begin(self, excerpt: Excerpt, *, digests: bool) -> _Answering:
+        """Open a recording and decode its beginning; most are decoded whole by that."""
+        answering = _Answering(excerpt)
+        windows = self._windows(answering, digest=digests)
         try:
-            samples = audio.load(excerpt.path, rate, excerpt.start, excerpt.end)
+            ahead = list(islice(windows, max(1, round(AHEAD_SECONDS * self.classifier.sample_rate / self._hop))))
         except AudioError as error:
-            return _Windows(excerpt, 0.0, [], str(error))
-        if len(samples) < self.classifier.shortest_samples:
-            needed = self.classifier.shortest_samples / rate
-            return _Windows(
-                excerpt, 0.0, [], f"too short: {len(samples) / rate:.3f} s, and the model needs {needed:.3f} s"
-            )
-        bounds = audio.window_bounds(len(samples), round(self.classifier.window_seconds * rate))
-        windows = [samples[first:last] for first, last in bounds]
-        if self.classifier.normalise:
-            windows = [audio.normalise(window) for window in windows]
-        return _Windows(excerpt, len(samples) / rate, windows, digest=audio.digest(samples))
+            answering.error = str(error)
+        else:
+            answering.windows = chain(ahead, windows)
+        return answering
 
-    def _classify(self, batch: list[tuple[Array, list[Array]]]) -> None:
-        """Append to each window's list its logits, (labels,)."""
-        longest = max(len(window) for window, _ in batch)
-        values = np.zeros((len(batch), longest), np.float32)
-        mask = np.zeros((len(batch), longest), np.int64)
-        for row, (window, _) in enumerate(batch):
-            values[row, : len(window)] = window
-            mask[row, : len(window)] = 1
-        for row, (_, logits) in zip(self._network(values, mask).logits, batch, strict=True):
-            logits.append(row)
+    def _windows(self, answering: _Answering, *, digest: bool) -> Iterator[Window]:
+        excerpt, rate = answering.excerpt, self.classifier.sample_rate
+        with remote.local_copy(excerpt.path) as path:
+            local = Excerpt(path, excerpt.start, excerpt.end)
+            stream = stream_windows(local, rate, self._window, self._hop, self._limits, digest=digest)
+            for window in stream:
+                if len(window.samples) < self.classifier.shortest_samples:
+                    seconds, needed = len(window.samples) / rate, self.classifier.shortest_samples / rate
+                    raise AudioError(f"too short: {seconds:.3f} s, and the model needs {needed:.3f} s")
+                yield window
+            answering.digest = stream.digest
 
-    def _answer(self, recording: _Windows, logits: list[Array]) -> Prediction:
-        path, start = recording.excerpt.path, recording.excerpt.start or 0.0
-        if recording.error:
-            return Prediction(path, error=recording.error)
-        windows = np.stack(logits)
-        if not np.isfinite(windows).all():
-            return Prediction(path, error="the model's answer is not a number")
-        mean = softmax(windows / np.float32(self.temperature)).mean(axis=0)
-        best = int(mean.argmax())
-        confidence = float(mean[best])
+    def _answer(self, answering: _Answering) -> Prediction:
+        excerpt = answering.excerpt
+        if answering.error:
+            return Prediction(excerpt.path, error=answering.error)
+        logits = np.frombuffer(answering.logits, np.float32).reshape(-1, len(self.labels))
+        if not np.isfinite(logits).all():
+            return Prediction(excerpt.path, error="the model's answer is not a number")
+        each = softmax(logits / self.temperature)
+        mean = each.mean(axis=0)
+        start = excerpt.start or 0.0
+        starts = start + np.array(answering.starts) / self.classifier.sample_rate
+        ends = starts + np.array(answering.lengths) / self.classifier.sample_rate
+        embedding = answering.embedding
         return Prediction(
-            path=path,
+            path=excerpt.path,
             start=start,
-            end=start + recording.seconds,
-            label=self.labels[best] if confidence >= self.unsure_below else UNSURE,
-            confidence=confidence,
+            end=float(ends[-1]),
+            label=self._label(mean),
+            confidence=float(mean.max()),
             probabilities=tuple(mean.tolist()),
-            uncalibrated=tuple(softmax(windows).mean(axis=0).tolist()),
-            digest=recording.digest,
+            uncalibrated=tuple(softmax(logits).mean(axis=0).tolist()),
+            digest=answering.digest,
+            windows=Windows(starts, ends, each),
+            embedding=None if embedding is None else (embedding / answering.answered).astype(np.float32),
         )
 
+    def _label(self, probabilities: Probabilities) -> str:
+        best = int(probabilities.argmax())
+        return self.labels[best] if probabilities[best] >= self.policy.unsure_below else UNSURE
 
-def find_inputs(paths: Iterable[Path]) -> list[Path]:
-    """The recordings that are meant: files as they are, whatever they are called, and the recordings below folders.
 
-    Raises:
-        DataError: a path does not exist, or a folder holds no recordings.
-    """
-    recordings: list[Path] = []
-    for path in paths:
-        if path.is_dir():
-            below = list(audio.find_recordings(path))
-            if not below:
-                raise audio.no_recordings(path)
-            recordings += below
-        elif path.exists():
-            recordings.append(path)
-        else:
-            raise DataError(f"no such file or folder: {path}")
-    return recordings
+class _Pool:
+    """Threads that run a network on batches; what they find reaches the recordings in the order of the batches."""
+
+    def __init__(self, network: Network, threads: int, *, embeddings: bool) -> None:
+        self._network = network
+        self._embeddings = embeddings
+        self._most = BATCHES_IN_FLIGHT * threads
+        self._threads = ThreadPoolExecutor(threads)
+        self._running: deque[tuple[Future[Output], list[_Answering]]] = deque()
+
+    def __enter__(self) -> _Pool:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def submit(self, batch: list[tuple[Samples, _Answering]], *, normalise: bool) -> None:
+        """Run a batch of windows; waits where enough are on their way."""
+        windows = [window for window, _ in batch]
+        future = self._threads.submit(_run, self._network, windows, normalise=normalise)
+        self._running.append((future, [answering for _, answering in batch]))
+        while len(self._running) > self._most:
+            self._take()
+
+    def collect(self) -> None:
+        """Take what has been found, without waiting."""
+        while self._running and self._running[0][0].done():
+            self._take()
+
+    def finish(self) -> None:
+        """Wait for all that is on its way."""
+        while self._running:
+            self._take()
+
+    def _take(self) -> None:
+        future, recordings = self._running.popleft()
+        output = future.result()
+        if self._embeddings and output.embeddings is None:
+            raise ConfigError("the model gives no embeddings: export its bundle anew")
+        for row, answering in enumerate(recordings):
+            answering.logits.extend(output.logits[row].tolist())
+            answering.answered += 1
+            if self._embeddings and output.embeddings is not None:
+                before = answering.embedding
+                answering.embedding = output.embeddings[row] + (0.0 if before is None else before)
+
+
+def _run(network: Network, windows: list[Samples], *, normalise: bool) -> Output:
+    """The network's answers for windows, (samples,) each, padded to the longest."""
+    if normalise:
+        windows = [audio.normalise(window) for window in windows]
+    longest = max(map(len, windows))
+    values = np.zeros((len(windows), longest), np.float32)
+    mask = np.zeros((len(windows), longest), np.int64)
+    for row, window in enumerate(windows):
+        values[row, : len(window)] = window
+        mask[row, : len(window)] = 1
+    return network(values, mask)
 
 
 def load_predictor(name: str, config: Config | None = None) -> Predictor:
@@ -184,28 +321,37 @@ def load_predictor(name: str, config: Config | None = None) -> Predictor:
 
     Raises:
         CheckpointError: there is none, or it is damaged.
-        ConfigError: the configured device is not there.
+        ConfigError: the configured device is not there, or a setting does not fit the model.
     """
     config = config or Config()
     classifier = find_classifier(name, offline=config.offline)
-    if classifier.kind == "bundle":
-        network, on_gpu = onnx_network(classifier.folder / "model.onnx", classifier), False
-    else:
-        logger.info("loading %s ...", classifier.folder)  # torch takes seconds
-        device = pick_device(config.device)
-        network, on_gpu = torch_network(classifier.folder, device), device != "cpu"
+    calibration = read_calibration(classifier.folder)
+    policy = read_policy(classifier, config.predict, calibration)
+    network, on_gpu = _load_network(classifier, config.device)
     size = config.predict.batch_size
     if size == "auto":
         size = GPU_BATCH if on_gpu else 1
-    calibration = read_calibration(classifier.folder)
     return Predictor(
         classifier,
         network,
         size,
         config.workers,
+        threads=1 if on_gpu else worker_count(config.workers),
         temperature=1.0 if calibration is None else calibration.temperature,
-        unsure_below=_threshold(calibration, config, name),
+        policy=policy,
+        limits=config.limits.to_limits(),
     )
+
+
+def _load_network(classifier: Classifier, device: str) -> tuple[Network, bool]:
+    """The network, and whether it runs on a GPU. On a CPU it runs on one core a call."""
+    if classifier.kind == "checkpoint":
+        logger.info("loading %s ...", classifier.folder)  # torch takes seconds
+        device = pick_device(device)
+        return torch_network(classifier.folder, device), device != "cpu"
+    if classifier.network_file is None:
+        raise CheckpointError(f"{classifier.folder} holds no network")
+    return onnx_network(classifier.network_file, classifier), False
 
 
 def read_calibration(folder: Path) -> Calibration | None:
@@ -218,17 +364,66 @@ def read_calibration(folder: Path) -> Calibration | None:
     return Calibration.from_json(read_json(file), file) if file.is_file() else None
 
 
-def _threshold(calibration: Calibration | None, config: Config, name: str) -> float:
+def read_policy(classifier: Classifier, predict: PredictConfig, calibration: Calibration | None) -> WindowPolicy:
+    """How a classifier is to be used: as the settings say, else as the model does.
+
+    Raises:
+        ConfigError: a setting does not fit the model.
+    """
+    window = classifier.window_seconds if predict.window == "auto" else predict.window
+    if predict.hop != "auto":
+        hop = predict.hop
+    elif predict.window == "auto" and classifier.hop_seconds is not None:
+        hop = classifier.hop_seconds
+    else:
+        hop = window
+    if hop > window:
+        raise ConfigError(f"predict.hop: {hop:g} s is longer than the window of {window:g} s, which would leave gaps")
+    return WindowPolicy(window, hop, _threshold(classifier, predict, calibration), _event_policy(classifier, predict))
+
+
+def _event_policy(classifier: Classifier, predict: PredictConfig) -> EventPolicy:
+    kept = classifier.events
+    labels = kept.get("labels", event_labels(classifier.labels))
+    if predict.event_labels != "auto":
+        labels = predict.event_labels
+    unknown = [label for label in labels if label not in classifier.labels]
+    if unknown:
+        known = ", ".join(classifier.labels)
+        raise ConfigError(f"predict.event_labels: the model has no label {unknown[0]!r}; it has {known}")
+    onset = kept.get("onset", DEFAULT_ONSET) if predict.event_onset == "auto" else predict.event_onset
+    offset = predict.event_offset
+    if offset == "auto":
+        offset = OFFSET_SHARE * onset
+        if predict.event_onset == "auto" and "offset" in kept:
+            offset = kept["offset"]
+    if offset > onset:
+        raise ConfigError(f"predict.event_offset: {offset:g} is higher than the onset, {onset:g}")
+    least, gap = predict.event_min_seconds, predict.event_gap_seconds
+    return EventPolicy(
+        labels=tuple(labels),
+        onset=onset,
+        offset=offset,
+        min_seconds=kept.get("min_seconds", 0.0) if least == "auto" else least,
+        gap_seconds=kept.get("gap_seconds", 0.0) if gap == "auto" else gap,
+    )
+
+
+def _threshold(classifier: Classifier, predict: PredictConfig, calibration: Calibration | None) -> float:
     """The confidence below which the answer is unsure."""
-    precision, coverage = config.predict.precision, config.predict.coverage
+    if predict.threshold is not None:
+        return predict.threshold
+    precision, coverage = predict.precision, predict.coverage
     if precision is None and coverage is None:
-        return 0.0
+        return classifier.threshold or 0.0
     if calibration is None:
-        raise ConfigError(f"predict.precision and predict.coverage need {CALIBRATION_FILE}, which {name} lacks")
+        folder = classifier.folder
+        raise ConfigError(f"predict.precision and predict.coverage need {CALIBRATION_FILE}, which {folder} lacks")
     confidence, correct = np.array(calibration.confidence), np.array(calibration.correct, dtype=np.bool_)
     found = threshold_for(confidence, correct, precision=precision, coverage=coverage)
     if found is None:
         raise ConfigError(
-            f"predict.precision: {name} reaches {precision:g} at no confidence on {len(confidence)} validation clips"
+            f"predict.precision: {classifier.folder} reaches {precision:g} at no confidence on {len(confidence)} "
+            f"validation clips"
         )
     return found

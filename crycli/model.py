@@ -467,9 +467,13 @@ class SpeechClassification(PreTrainedModel):
 
     def classify(self, embedded: torch.Tensor) -> torch.Tensor:
         """Logits, (batch, labels), of what `embed` returned: weighs the layers where they are apart, and the head."""
+        return cast(torch.Tensor, self.classifier(self.weigh(embedded)))
+
+    def weigh(self, embedded: torch.Tensor) -> torch.Tensor:
+        """The vectors that the head takes, (batch, width), of what `embed` returned: the layers in one."""
         if self.layer_sum is not None and self._sums_after_pooling:
-            embedded = self.layer_sum(embedded.unbind(dim=1))
-        return cast(torch.Tensor, self.classifier(embedded))
+            return cast(torch.Tensor, self.layer_sum(embedded.unbind(dim=1)))
+        return embedded
 
     def forward(
         self,

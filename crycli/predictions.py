@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TextIO
 
 import numpy as np
 import numpy.typing as npt
 
-from crycli.outputs import csv_line
+from crycli.audio import Location
 
 COLUMNS = ("path", "start", "end", "label", "confidence", "error")
+TIME_COLUMNS = frozenset({"start", "end", "peak_at"})  # s
+
+Row = dict[str, str | float | None]
+"""Column to value; None where there is none."""
 
 UNSURE = "unsure"
 """The answer where the confidence is below the threshold that the configuration asks for."""
@@ -39,7 +40,7 @@ class Prediction:
     """The answer for one recording.
 
     Attributes:
-        path: the recording.
+        path: the recording, a file or a URL.
         start: seconds, where the answer begins to apply; None where the recording could not be read.
         end: seconds, where it ends; None where the recording could not be read.
         label: the likeliest label, or `UNSURE`; empty where the recording could not be read.
@@ -52,7 +53,7 @@ class Prediction:
         embedding: (hidden,), the mean of the windows' pooled vectors, where asked for.
     """
 
-    path: Path
+    path: Location
     start: float | None = None
     end: float | None = None
     label: str = ""
@@ -70,43 +71,33 @@ def columns(labels: Sequence[str]) -> list[str]:
     return [*COLUMNS, *(f"p_{label}" for label in labels)]
 
 
+def path_text(path: Location) -> str:
+    """A path or URL as text; what is no UTF-8 in a file's name is escaped."""
+    return str(path).encode("utf-8", "backslashreplace").decode()
+
+
 def to_row(prediction: Prediction, labels: Sequence[str]) -> dict[str, str]:
     """A prediction as text: seconds to the millisecond, probabilities to six places, empty where there is no answer."""
-    row = {
-        "path": str(prediction.path).encode("utf-8", "backslashreplace").decode(),
-        "start": _format(prediction.start, 3),
-        "end": _format(prediction.end, 3),
-        "label": prediction.label,
-        "confidence": _format(prediction.confidence, 6),
-        "error": prediction.error,
-    }
     probabilities = prediction.probabilities or [None] * len(labels)
-    row.update({f"p_{label}": _format(value, 6) for label, value in zip(labels, probabilities, strict=True)})
-    return row
+    row: Row = {
+        "path": path_text(prediction.path),
+        "start": prediction.start,
+        "end": prediction.end,
+        "label": prediction.label,
+        "confidence": prediction.confidence,
+        "error": prediction.error,
+        **{f"p_{label}": value for label, value in zip(labels, probabilities, strict=True)},
+    }
+    return {name: cell_text(name, value) for name, value in row.items()}
 
 
-def _format(value: float | None, places: int) -> str:
-    return "" if value is None else f"{value:.{places}f}"
+def places(column: str) -> int:
+    """The decimal places that a column's numbers are written with: seconds to the millisecond, all else to six."""
+    return 3 if column in TIME_COLUMNS else 6
 
 
-class RowWriter:
-    """Writes predictions to a stream as they come, each row flushed, as "csv" or "jsonl"."""
-
-    def __init__(self, stream: TextIO, labels: Sequence[str], form: str) -> None:
-        self._stream = stream
-        self._labels = labels
-        self._columns = columns(labels)
-        self._as_csv = form == "csv"
-        if self._as_csv:
-            stream.write(csv_line(self._columns))
-
-    def write(self, prediction: Prediction) -> None:
-        """Write one row."""
-        row = to_row(prediction, self._labels)
-        if self._as_csv:
-            self._stream.write(csv_line([row[name] for name in self._columns]))
-        else:
-            numeric = {"start", "end", "confidence", *(f"p_{label}" for label in self._labels)}
-            values = {key: (float(text) if text else None) if key in numeric else text for key, text in row.items()}
-            self._stream.write(json.dumps(values, ensure_ascii=False) + "\n")
-        self._stream.flush()
+def cell_text(column: str, value: str | float | None) -> str:
+    """A cell as text; empty where there is no value."""
+    if value is None:
+        return ""
+    return f"{value:.{places(column)}f}" if isinstance(value, float) else str(value)

@@ -1,4 +1,4 @@
-"""Decoding, resampling and windows, on files of every kind written on the spot."""
+"""Decoding, resampling and limits, on files of every kind written on the spot."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import threading
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 
 import av
@@ -27,6 +26,7 @@ from hypothesis import strategies as st
 
 from crycli.audio import (
     BLOCK_SECONDS,
+    BLOCK_VALUES,
     SAMPLE_RATE,
     SHORTEST_SAMPLES,
     SUFFIXES,
@@ -36,9 +36,10 @@ from crycli.audio import (
     load,
     normalise,
     resample,
-    window_bounds,
+    resample_blocks,
 )
 from crycli.errors import AudioError
+from crycli.limits import Limits
 
 TONE = 440.0  # Hz
 BREAK = 0.6  # of a file's bytes: where the truncated ones end
@@ -554,6 +555,20 @@ def test_a_tone_near_the_edge_of_the_new_band_stays() -> None:
     assert middle_rms(resample(tone(7_200.0, 44_100), 44_100, SAMPLE_RATE)) == pytest.approx(np.sqrt(0.5), rel=0.02)
 
 
+@given(
+    rates=st.sampled_from([(8_000, 16_000), (44_100, 16_000), (48_000, 16_000), (11_025, 16_000), (16_000, 8_000)]),
+    seconds=st.floats(0.0001, 0.4),
+    sizes=st.lists(st.integers(0, 3_000), max_size=12),
+)
+def test_resampling_by_blocks_equals_resampling_the_whole(
+    rates: tuple[int, int], seconds: float, sizes: list[int]
+) -> None:
+    samples = cry(TONE, seconds, rate=rates[0])[: round(seconds * rates[0])]
+    blocks = np.split(samples, np.minimum(np.cumsum(sizes, dtype=int), len(samples)))
+    found = np.concatenate(list(resample_blocks(blocks, *rates)))
+    np.testing.assert_array_equal(found, resample(samples, *rates))
+
+
 def test_a_recording_at_the_right_rate_is_left_alone() -> None:
     samples = cry(TONE, 0.3)
     assert resample(samples, SAMPLE_RATE, SAMPLE_RATE) is samples
@@ -585,26 +600,6 @@ def test_normalising_equals_the_feature_extractor(seed: int, length: int, loudne
 
 def test_silence_normalises_to_silence() -> None:
     assert not normalise(np.zeros(1000, np.float32)).any()
-
-
-@trials(deadline=None)
-@given(length=st.integers(0, 10**7), window=st.integers(1, 10**6))
-def test_windows_cover_a_recording_with_the_fewest_of_one_length(length: int, window: int) -> None:
-    length = min(length, 200 * window)
-    bounds = window_bounds(length, window)
-    assert bounds[0][0] == 0
-    assert bounds[-1][1] == length
-    assert {end - start for start, end in bounds} == {min(length, window)}
-    assert all(before[0] < after[0] <= before[1] for before, after in pairwise(bounds))
-    assert len(bounds) == max(1, -(-length // window))
-
-
-@trials(deadline=None)
-@given(length=st.integers(1, 10**7), window=st.integers(1000, 10**6))
-def test_windows_are_evenly_placed(length: int, window: int) -> None:
-    starts = [start for start, _ in window_bounds(length, window)]
-    steps = np.diff(starts)
-    assert len(steps) == 0 or steps.max() - steps.min() <= 1
 
 
 @pytest.mark.parametrize("level", [1e-2, 1.0, 1e20, 1e37])
@@ -1044,3 +1039,59 @@ def test_any_number_of_channels_becomes_their_mean_through_ffmpeg(tmp_path: Path
         channels, content = line.split()
         assert int(channels) == count
         assert np.frombuffer(bytes.fromhex(content), np.float32) == pytest.approx(samples[count].mean(axis=1), abs=1e-4)
+
+
+def test_more_channels_than_the_limit_are_refused_by_either_decoder(tmp_path: Path) -> None:
+    many = np.zeros((100, 1_000), np.float32)
+    soundfile.write(tmp_path / "many.sph", many[:, :100], SAMPLE_RATE, "PCM_16", format="NIST")
+    for path, count in ((write(tmp_path / "many.wav", many), "1,000"), (tmp_path / "many.sph", "100")):
+        with pytest.raises(AudioError, match=f"^{count} channels, and limits\\.max_channels is 64$"):
+            decode(path)
+    six = write(tmp_path / "six.wav", np.zeros((8_000, 6), np.float32))
+    assert decode(six, limits=Limits(max_channels=6)).channels == 6
+    with pytest.raises(AudioError, match=r"^6 channels, and "):
+        load(six, limits=Limits(max_channels=5))
+
+
+@every_kind
+def test_a_recording_beyond_the_limit_of_time_is_refused_in_every_format(kind: Kind, tmp_path: Path) -> None:
+    path = make(tmp_path, kind, 3.0)
+    assert decode(path, limits=Limits(max_hours=3.2 / 3600)).seconds > 2.8
+    with pytest.raises(AudioError, match=r"goes on for more than 0\.0005 h \(limits\.max_hours\)"):
+        decode(path, limits=Limits(max_hours=0.0005))
+
+
+def test_many_channels_of_a_high_rate_are_refused_before_the_limit_of_time(tmp_path: Path) -> None:
+    path = write(tmp_path / "dense.wav", np.zeros((43_200, 8), np.float32), 48_000)  # 0.9 s of 384,000 values
+    with pytest.raises(AudioError, match=r"^8 channels of 48,000 Hz hold more than .* of 192,000 values a second"):
+        decode(path, limits=Limits(max_hours=1 / 3600))
+    assert decode(path, limits=Limits(max_hours=2 / 3600)).seconds == 0.9
+
+
+def test_what_is_too_long_for_the_memory_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "cry.wav", cry(TONE, 2.0))
+    assert len(load(path, limits=Limits(max_samples=32_000))) == 32_000
+    with pytest.raises(AudioError, match="too long to be held in memory"):
+        load(path, limits=Limits(max_samples=31_999))
+
+
+def test_many_channels_come_in_smaller_blocks(tmp_path: Path) -> None:
+    path = write(tmp_path / "many.wav", np.zeros((200_000, 64), np.int16), 8_000)
+    sizes = [len(block) for block in Reader(path)]
+    assert sum(sizes) == 200_000
+    assert max(sizes) * 64 <= BLOCK_VALUES
+
+
+def test_without_pyav_soundfile_reads_its_formats_and_others_say_what_they_need(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memo = encode(tmp_path / "memo.m4a", "alac", cry(TONE, 0.5))
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(AudioError, match=r"^needs PyAV: pip install av$"):
+        decode(memo)
+    assert decode(write(tmp_path / "cry.flac", cry(TONE, 0.5))).seconds == 0.5
+    with pytest.raises(AudioError, match=r"^needs PyAV"):  # for what is left of it
+        decode(truncated(write(tmp_path / "cut.flac", cry(TONE, 4.0))))
+    assert decode(truncated(write(tmp_path / "cut.wav", cry(TONE, 4.0)))).cut_short
+    with pytest.raises(AudioError, match="no samples in it"):
+        decode(write(tmp_path / "header.wav", np.zeros(0, np.float32)))

@@ -130,6 +130,8 @@ def test_a_classifier_is_found_by_its_run_its_model_folder_and_its_bundle(
     bundle = find_classifier(str(bundles["group"]))
     assert by_run == by_folder
     assert (by_run.kind, bundle.kind) == ("checkpoint", "bundle")
+    assert (by_run.form, by_run.network_file) == ("model", None)
+    assert (bundle.form, bundle.network_file) == ("onnx", bundles["group"] / "model.onnx")
     assert by_run.labels == bundle.labels == ("high", "low")
     assert by_run.window_seconds == bundle.window_seconds == 10.0
     assert (by_run.sample_rate, by_run.normalise) == (bundle.sample_rate, bundle.normalise) == (16_000, True)

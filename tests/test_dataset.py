@@ -441,7 +441,7 @@ def test_validation_hears_the_windows_in_which_a_clip_is_predicted(tmp_path: Pat
     windows = Windows(prepared.parts["validation"], prepared.feature_extractor, 32_000)
     whole = audio.load(tmp_path / "data" / "high.flac")[:80_000]
     of_first = [windows[index] for index in np.flatnonzero(windows.clips == 0)]
-    for row, (first, last) in zip(of_first, audio.window_bounds(80_000, 32_000), strict=True):
+    for row, (first, last) in zip(of_first, window_bounds(80_000, 32_000, 32_000), strict=True):
         np.testing.assert_array_equal(row["input_values"], audio.normalise(whole[first:last]))
         assert row["labels"] == 0
     lengths = [windows.length(index) for index in range(len(windows))]

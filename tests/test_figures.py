@@ -15,15 +15,19 @@ import pytest
 from PIL import Image
 
 from crycli.calibration import reliability, risk_coverage, threshold_for
+from crycli.events import EventPolicy, find_events
 from crycli.figures import (
+    MOST_STRIPS,
     draw_confusion,
     draw_curves,
     draw_precision_recall,
     draw_reliability,
     draw_risk_coverage,
     draw_roc,
+    draw_timeline,
 )
 from crycli.metrics import Labels, Probabilities, score
+from crycli.predictions import Windows
 
 Form = Literal["png", "svg"]
 Answers = tuple[list[str], Labels, Probabilities]
@@ -70,8 +74,17 @@ def risk(of: Answers, form: Form) -> bytes:
     return draw_risk_coverage(risk_coverage(confidence, correct), chosen, form=form)
 
 
-WITH_NAMES = (confusion, shares, roc, precision_recall)
+def timeline(of: Answers, form: Form, onset: float = 0.5) -> bytes:
+    """The clips one after another, as windows of a recording that overlap by half."""
+    names, _, probabilities = of
+    starts = np.arange(len(probabilities)) * 1.5
+    windows, policy = Windows(starts, starts + 3.0, probabilities), EventPolicy(tuple(names), onset, onset / 2)
+    return draw_timeline("night.wav", windows, names, policy, find_events(windows, names, policy), form)
+
+
+WITH_NAMES = (confusion, shares, roc, precision_recall, timeline)
 PICTURES = (*WITH_NAMES, before_and_after, risk)
+LONG = (timeline,)  # for a wide screen
 
 drawn = pytest.mark.parametrize("draw", PICTURES, ids=lambda draw: draw.__name__)
 Draw = Callable[[Answers, Form], bytes]
@@ -121,7 +134,7 @@ def test_any_answers_can_be_drawn_without_a_warning(draw: Draw, support: tuple[i
     assert texts(strictly(draw, of, "svg"))
     width, height = Image.open(io.BytesIO(strictly(draw, of, "png"))).size
     assert 1_000 <= width <= 2_400
-    assert 0.7 * width < height < 1.6 * width
+    assert (0.1 if draw in LONG else 0.7) * width < height < 1.6 * width
 
 
 @drawn
@@ -223,3 +236,40 @@ def test_what_a_history_lacks_is_left_out() -> None:
     rows = [row(1, train_loss=None, validation_macro_auc=None), row(2, validation_macro_auc=None)]
     assert draw_curves(rows, best=1) != draw_curves([row(1), row(2)], best=1)
     assert draw_curves(rows, best=1) != draw_curves(rows, best=2)
+
+
+def test_a_timeline_has_a_strip_for_each_label_its_time_in_hours_and_a_bar_for_each_event() -> None:
+    starts = np.arange(0, 7200, 60.0)
+    cries = ((starts >= 600) & (starts < 900)) | (starts >= 5400)
+    windows = Windows(starts, starts + 60, np.column_stack([np.where(cries, 0.9, 0.1), np.where(cries, 0.1, 0.9)]))
+    policy = EventPolicy(("cry",), 0.5, 0.35)
+    found = find_events(windows, ["cry", "noise"], policy)
+    svg = draw_timeline("night.wav", windows, ["cry", "noise"], policy, found, "svg")
+    written = texts(svg)
+    assert [text for text in written if text in ("night.wav", "cry", "noise", "0:00:00", "2:00:00")] == [
+        *("0:00:00", "2:00:00", "cry", "night.wav"),
+    ]
+    without = draw_timeline("night.wav", windows, ["cry", "noise"], policy, [], "svg")
+    assert (len(found), svg.count(b"<path") - without.count(b"<path")) == (2, 2)
+
+
+def test_of_many_labels_a_timeline_draws_the_likeliest_and_says_what_the_others_reach() -> None:
+    labels = [f"label {index}" for index in range(20)]
+    probabilities = np.linspace(0.0, 0.19, 20) / np.linspace(0.0, 0.19, 20).sum()
+    windows = Windows(np.array([0.0]), np.array([3.0]), probabilities[None])
+    svg = draw_timeline("", windows, labels, EventPolicy(tuple(labels)), [], "svg")
+    written = texts(svg)
+    assert [label for label in labels if label in written] == labels[-MOST_STRIPS:]
+    highest = np.ceil(100 * probabilities[7]) / 100
+    assert any(text.endswith(f"not drawn: 8 labels, {highest:.2f} at most") for text in written)
+
+
+def test_a_whole_day_is_drawn_with_its_peaks_in_few_points() -> None:
+    count = 100_000
+    cry = np.full(count, 0.1)
+    cry[70_000] = 0.95
+    starts = np.arange(count) * 0.8
+    windows = Windows(starts, starts + 0.8, np.column_stack([cry, 1 - cry]))
+    svg = draw_timeline("", windows, ["cry", "noise"], EventPolicy(("cry",)), [], "svg")
+    assert len(svg) < 200_000
+    assert svg != draw_timeline("", windows, ["cry", "noise"], EventPolicy(("noise",)), [], "svg")

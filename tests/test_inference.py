@@ -23,11 +23,13 @@ from crycli.audio import Excerpt
 from crycli.checkpoint import read_json
 from crycli.errors import ConfigError, DataError
 from crycli.exporting import export_bundle
-from crycli.inference import find_inputs, load_predictor
+from crycli.inference import load_predictor
+from crycli.inputs import find_inputs
 from crycli.manifest import Clip, write_manifest
 from crycli.networks import pick_device, softmax
 from crycli.outputs import write_json
 from crycli.predictions import Prediction
+from crycli.windows import window_bounds
 
 WITHOUT_TORCH = """
 import sys
@@ -191,7 +193,7 @@ def test_a_long_recording_gets_the_mean_over_its_windows(
     model = shorten_window(loud_runs[norm], tmp_path / "model", 0.5)
     sweep = np.concatenate([cry(hertz, 0.33, seed=int(hertz)) for hertz in (200, 500, 900, 1500)])
     recording = save(tmp_path / "long.wav", sweep)
-    bounds = audio.window_bounds(len(sweep), 8_000)
+    bounds = window_bounds(len(sweep), 8_000, 8_000)
     pieces = [save(tmp_path / f"{first}.wav", sweep[first:last]) for first, last in bounds]
     each = answers(model, pieces)
     assert len(pieces) == 3
@@ -276,7 +278,7 @@ def test_files_are_taken_as_they_are_and_folders_are_searched(tmp_path: Path) ->
     save(below, cry(300.0, 0.5))
     for other in ("notes.txt", ".hidden.wav"):
         (tmp_path / "folder" / other).write_text("not meant")
-    assert find_inputs([odd, tmp_path / "folder", odd]) == [odd, below, odd]
+    assert find_inputs([odd, tmp_path / "folder", odd]) == [Excerpt(odd), Excerpt(below), Excerpt(odd)]
 
 
 def test_a_file_with_an_odd_suffix_is_read(runs: dict[str, Path], tmp_path: Path) -> None:
@@ -319,6 +321,6 @@ def test_every_phone_upload_of_the_real_corpus_is_read(bundles: dict[str, Path],
     recordings = find_inputs([real_data / "donateacry-raw"])
     answers = list(load_predictor(str(bundles["layer"])).predict(recordings))
     assert len(answers) == 120
-    assert {path.suffix for path in recordings} == {".3gp", ".caf"}
+    assert {Path(recording.path).suffix for recording in recordings} == {".3gp", ".caf"}
     assert [answer.error for answer in answers if answer.error] == []
     assert all(6.0 < answer.end < 8.0 for answer in answers if answer.end is not None)

@@ -12,21 +12,28 @@ import crycli
 
 LEVELS = (
     ("errors", "progress", "parallel", "limits"),
-    ("config", "outputs", "audio"),
-    ("cache",),
+    ("config", "outputs", "audio", "journal"),
+    ("cache", "pcm", "windows", "remote"),
     (
         *("manifest", "naming", "measures", "fingerprint", "metrics", "pages", "predictions", "metricsfile"),
+        *("bundles", "timeline"),
         *("model", "mini", "augment", "losses", "sampling", "dropout", "convolution"),
     ),
-    ("checkpoint", "recipe", "lora", "scan", "probing", "splitting", "checks", "figures", "bootstrap", "calibration"),
-    ("dataset", "networks", "duplicates", "modelcard", "slices", "leakage", "comparing"),
-    ("inference", "keeping", "trainer", "embeddings", "resuming", "baselines", "verdict"),
-    ("answers", "explaining"),
+    (
+        *("checkpoint", "recipe", "lora", "scan", "probing", "splitting", "checks"),
+        *("figures", "bootstrap", "calibration", "events"),
+    ),
+    ("dataset", "networks", "duplicates", "modelcard", "slices", "leakage", "comparing", "tables", "segments"),
+    ("inference", "inputs", "keeping", "trainer", "embeddings", "resuming", "baselines", "verdict", "vectors"),
+    ("answers", "explaining", "results", "exportcheck"),
+    ("predicting",),
+    ("cluster",),
     ("survey", "splitcheck", "appraisal"),
     ("datareport", "evalreport"),
     ("prepare", "checking", "preview", "training", "evaluation", "exporting", "synthesis"),
     ("crossval", "search"),
     ("console",),
+    ("terminal",),
     ("cli",),
     ("__main__",),
 )
@@ -129,7 +136,7 @@ def test_the_package_imports_nothing_of_its_own_when_it_is_imported() -> None:
         ("yaml", {"config"}),
         ("av", {"audio"}),
         ("soxr", {"audio"}),
-        ("onnxruntime", {"networks"}),
+        ("onnxruntime", {"networks", "exporting"}),
         ("matplotlib", {"figures", "preview"}),
         ("audiomentations", {"augment"}),
         ("peft", {"lora"}),
@@ -137,6 +144,8 @@ def test_the_package_imports_nothing_of_its_own_when_it_is_imported() -> None:
         ("jinja2", {"pages"}),
         ("loky", {"parallel"}),
         ("sqlite3", {"cache"}),
+        ("ray", {"cluster"}),
+        ("fsspec", {"remote"}),
     ],
 )
 def test_a_library_has_one_user(library: str, users: set[str]) -> None:

@@ -1,0 +1,74 @@
+"""Answers on a terminal: a table, and a timeline of each long recording."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from crycli import console
+from crycli.predicting import Job
+from crycli.predictions import Prediction, Row, Windows, path_text
+from crycli.results import Results
+from crycli.tables import sort_rows
+
+MOST_TIMELINES = 10
+LONG_SECONDS = 30.0  # of several recordings, shorter ones get no timeline
+HEADERS = {
+    "recordings": ("path", "seconds", "label", "confidence", "next"),
+    "windows": ("path", "start", "end", "label", "confidence", "next"),
+    "events": ("path", "start", "end", "label", "peak"),
+}
+RANKED = ("path", "start", "end", "rank", "label", "confidence")
+NUMERIC = ("seconds", "start", "end", "rank", "confidence", "peak")
+
+
+class TableResults(Results):
+    """A table of all rows, drawn in the end, also where an interruption is the end. See `Results`."""
+
+    def __init__(self, job: Job) -> None:
+        self.remaining = job.recordings
+        self._job = job
+        self._rows: list[Row] = []
+        self._timelines: list[tuple[str, list[str]]] = []
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        layout = self._job.layout
+        ranked = layout.top_k is not None and layout.kind != "events"
+        header = RANKED if ranked else HEADERS[layout.kind]
+        rows = [_cells(row, header, layout.labels) for row in sort_rows(self._rows, self._job.sort)]
+        console.table("events" if layout.kind == "events" else "predictions", header, rows, numeric=NUMERIC)
+        for path, lines in self._timelines:
+            console.result("\n".join([path, *lines, ""]))
+
+    def write(self, prediction: Prediction) -> None:
+        """See `Results`."""
+        self.failed += bool(prediction.error)
+        self._rows += self._job.layout.rows(prediction)
+        windows = prediction.windows
+        if windows is not None and self._deserves_timeline(windows) and len(self._timelines) < MOST_TIMELINES:
+            shown = self._job.predictor.policy.events.labels
+            lines = console.timeline(windows, self._job.layout.labels, shown)
+            self._timelines.append((path_text(prediction.path), lines))
+
+    def _deserves_timeline(self, windows: Windows) -> bool:
+        long = windows.ends[-1] - windows.starts[0] >= LONG_SECONDS
+        return len(windows.starts) > 1 and (long or len(self.remaining) == 1)
+
+
+def _cells(row: Row, header: Sequence[str], labels: Sequence[str]) -> list[str]:
+    """What fits on a terminal: the answer and the runner-up. CSV has every probability."""
+    if row["error"]:
+        told = {"path": str(row["path"]), "label": f"error: {row['error']}"}
+        return [told.get(name, "") for name in header]
+    return [_cell(name, row, labels) for name in header]
+
+
+def _cell(name: str, row: Row, labels: Sequence[str]) -> str:
+    if name == "seconds":
+        return f"{float(row['end'] or 0.0) - float(row['start'] or 0.0):.1f}"
+    if name == "next":
+        ranked = sorted(((float(row[f"p_{label}"] or 0.0), label) for label in labels), reverse=True)
+        return "".join(f"{label} {probability:.3f}" for probability, label in ranked[1:2])
+    value = row[name]
+    if name in ("start", "end"):
+        return f"{value:.1f}"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)

@@ -1,0 +1,319 @@
+"""`crycli predict` at work: long recordings, what is written of them, interruptions, sound that comes live."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from conftest import Outcome, cry, settings
+from safetensors.torch import load_file, save_file
+
+from crycli.exporting import export_bundle
+from crycli.inference import load_predictor
+from crycli.windows import window_bounds
+
+RATE = 16_000
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def bundle(runs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle whose answers differ from window to window. Not to be changed by a test."""
+    import shutil
+
+    folder = tmp_path_factory.mktemp("predicting")
+    run = Path(shutil.copytree(runs["layer"], folder / "run"))
+    file = run / "model" / "model.safetensors"
+    weights = load_file(file)
+    weights["classifier.dense.weight"] *= 20
+    weights["classifier.out_proj.weight"] *= 50
+    save_file(weights, file, metadata={"format": "pt"})
+    (run / "model" / "calibration.json").unlink()
+    export_bundle(str(run), folder / "bundle")
+    return folder / "bundle"
+
+
+@pytest.fixture
+def night(tmp_path: Path) -> Path:
+    """20 s of gliding pitches."""
+    sweep = np.concatenate([cry(150.0 + 40 * step, 0.5, seed=step) for step in range(40)])
+    soundfile.write(tmp_path / "night.wav", sweep, RATE)
+    return tmp_path / "night.wav"
+
+
+@pytest.fixture
+def many(tmp_path: Path) -> Path:
+    """60 short recordings, one of them damaged."""
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for number in range(60):
+        soundfile.write(folder / f"{number:02d}.wav", cry(200.0 + 20 * number, 0.3, seed=number), RATE)
+    (folder / "30.wav").write_bytes(b"RIFF and no more")
+    return folder
+
+
+def read(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def begin(*arguments: object, **options: object) -> subprocess.Popen[bytes]:
+    """A real process, from the source tree."""
+    return subprocess.Popen([sys.executable, "-m", "crycli", *map(str, arguments)], cwd=ROOT, **options)  # type: ignore[call-overload,no-any-return]
+
+
+def test_windows_cover_the_recording_and_their_mean_is_its_answer(
+    bundle: Path, night: Path, crycli: Callable[..., Outcome]
+) -> None:
+    cut = ["--window", "2", "--hop", "0.7"]
+    rows = read(crycli("predict", night, "-m", bundle, "--windows", *cut).out)
+    bounds = window_bounds(20 * RATE, 2 * RATE, round(0.7 * RATE))
+    assert [(float(row["start"]), float(row["end"])) for row in rows] == [(a / RATE, b / RATE) for a, b in bounds]
+    (whole,) = read(crycli("predict", night, "-m", bundle, *cut).out)
+    assert np.ptp([float(row["p_high"]) for row in rows]) > 0.01
+    assert float(whole["p_high"]) == pytest.approx(np.mean([float(row["p_high"]) for row in rows]), abs=1e-5)
+    assert (float(whole["start"]), float(whole["end"])) == (0.0, 20.0)
+
+
+def test_a_window_is_answered_as_a_recording_of_it_alone(bundle: Path, night: Path, tmp_path: Path) -> None:
+    predictor = load_predictor(str(bundle), settings("predict.window=2.0", "predict.hop=0.7"))
+    (answer,) = predictor.predict([night])
+    assert answer.windows is not None
+    samples, _ = soundfile.read(night, dtype="float32")
+    for start, end, found in zip(answer.windows.starts, answer.windows.ends, answer.windows.probabilities, strict=True):
+        alone = predictor.probabilities([samples[round(start * RATE) : round(end * RATE)]])[0]
+        np.testing.assert_allclose(found, alone, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("flags", "problem"),
+    [
+        (["--windows", "--events"], "give one of them"),
+        (["--resume"], "-o"),
+        (["--resume", "--force", "-o", "x.csv"], "give one"),
+        (["--beside", "-o", "x.csv"], "--beside"),
+        (["--window", "1", "--hop", "2"], "hop"),
+        (["--format", "parquet"], "parquet needs a file"),
+        (["--set", "predict.hop=99"], "gaps"),
+        (["--set", "predict.event_labels=[dog]"], "dog"),
+        (["--engine", "ray"], "-o"),
+    ],
+)
+def test_what_does_not_go_together_is_refused_in_a_line(
+    flags: list[str], problem: str, bundle: Path, night: Path, crycli: Callable[..., Outcome]
+) -> None:
+    done = crycli("predict", night, "-m", bundle, *flags)
+    assert done.code in (1, 2)
+    assert problem in done.err
+    assert done.out == ""
+
+
+def test_each_output_that_is_asked_for_is_made(
+    bundle: Path, night: Path, tmp_path: Path, crycli: Callable[..., Outcome]
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    common = ["predict", night, "-m", bundle, "--window", "1", "--set", "predict.event_labels=[high, low]"]
+    wanted = ["--segments", out / "cut", "--embeddings", out / "vectors.npz", "--plot", out / "night.png"]
+    done = crycli(*common, "--events", "-o", out / "events.csv", *wanted)
+    assert done.code == 0, done.err
+    events = read((out / "events.csv").read_text())
+    assert events
+    assert len(list((out / "cut").rglob("*.wav"))) == len(events)
+    for row in events:
+        (segment,) = (out / "cut" / row["label"]).glob(f"night_{float(row['start']):.3f}-*.wav")
+        assert soundfile.info(segment).duration == pytest.approx(float(row["end"]) - float(row["start"]), abs=0.01)
+    with np.load(out / "vectors.npz") as vectors:
+        assert vectors["path"].tolist() == [str(night)]
+        assert vectors["embeddings"].shape == (1, 32)
+    assert (out / "night.png").read_bytes().startswith(b"\x89PNG")
+    labels = crycli(*common, "-o", out / "labels.txt", "--format", "audacity")
+    assert labels.code == 0, labels.err
+    lines = [line.split("\t") for line in (out / "labels.txt").read_text().splitlines()]
+    assert [(f"{float(a):.3f}", f"{float(b):.3f}", c) for a, b, c in lines] == [
+        (row["start"], row["end"], row["label"]) for row in events
+    ]
+    assert sorted(path.name for path in out.iterdir()) == [
+        "cut",
+        "events.csv",
+        "labels.txt",
+        "night.png",
+        "vectors.npz",
+    ]
+
+
+def test_a_csv_lists_recordings_and_their_parts(
+    bundle: Path, night: Path, tmp_path: Path, crycli: Callable[..., Outcome]
+) -> None:
+    (tmp_path / "list.csv").write_text("path,start,end,note\nnight.wav,1.0,3.0,a\nnight.wav,,,b\n")
+    rows = read(crycli("predict", tmp_path / "list.csv", "-m", bundle).out)
+    assert [(row["path"], row["start"], row["end"]) for row in rows] == [
+        (str(night), "1.000", "3.000"),
+        (str(night), "0.000", "20.000"),
+    ]
+    for text, problem in (
+        ("file_path\nx.wav\n", "no column path"),
+        ("path,start,end\nx.wav,3,1\n", "row 2"),
+        ("path\n", "no rec"),
+    ):
+        (tmp_path / "list.csv").write_text(text)
+        done = crycli("predict", tmp_path / "list.csv", "-m", bundle)
+        assert (done.code, done.out) == (1, "")
+        assert problem in done.err
+
+
+def test_the_order_the_threshold_and_the_likeliest_labels_are_as_asked(
+    bundle: Path, many: Path, crycli: Callable[..., Outcome]
+) -> None:
+    surest = read(crycli("predict", many, "-m", bundle, "--sort", "confidence").out)
+    sure = [float(row["confidence"]) for row in surest[:-1]]
+    assert sure == sorted(sure, reverse=True)
+    assert surest[-1]["error"]
+    threshold = (sure[20] + sure[21]) / 2
+    unsure = read(crycli("predict", many, "-m", bundle, "--threshold", str(threshold)).out)
+    assert [row["label"] == "unsure" for row in unsure if not row["error"]] == [
+        float(row["confidence"]) < threshold for row in unsure if not row["error"]
+    ]
+    ranked = read(crycli("predict", many / "00.wav", "-m", bundle, "--top-k", "5").out)
+    assert [row["rank"] for row in ranked] == ["1", "2"]
+    assert sum(float(row["confidence"]) for row in ranked) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_bad_recordings_are_named_with_their_reason_and_the_others_answered(
+    bundle: Path, many: Path, crycli: Callable[..., Outcome]
+) -> None:
+    done = crycli("predict", many, "-m", bundle)
+    assert done.code == 3
+    rows = read(done.out)
+    assert [row["path"] for row in rows if row["error"]] == [str(many / "30.wav")]
+    assert "30.wav: " in done.err
+    assert "1 of 60 recordings could not be read" in done.err
+
+
+@pytest.mark.parametrize("name", ["answers.csv", "answers.jsonl", "answers.parquet"])
+def test_a_killed_run_goes_on_and_leaves_the_file_of_one_that_was_not(
+    name: str, bundle: Path, many: Path, tmp_path: Path, crycli: Callable[..., Outcome]
+) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    assert crycli("predict", many, "-m", bundle, "-o", tmp_path / "a" / name).code == 3
+    task = ["predict", many, "-m", bundle, "-o", tmp_path / "b" / name, "--resume"]
+    progress = tmp_path / "b" / f"{name}.progress"
+    kills = 0
+    for lines in (5, 25):  # the first of them describes the task
+        process = begin("-q", *task, stderr=subprocess.DEVNULL)
+        while process.poll() is None and not (progress.exists() and progress.read_bytes().count(b"\n") > lines):
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        kills += process.wait() == -signal.SIGKILL
+    assert kills == 2
+    done = crycli(*task)
+    assert done.code == 3, done.err
+    assert (tmp_path / "b" / name).read_bytes() == (tmp_path / "a" / name).read_bytes()
+    assert [path.name for path in (tmp_path / "b").iterdir()] == [name]
+    again = crycli(*task)
+    assert "Nothing is left to do" in again.err
+    other = crycli("predict", many, "-m", bundle, "-o", tmp_path / "b" / name)
+    assert other.code == 1
+    assert "--force" in other.err
+
+
+def test_a_resumed_run_refuses_other_settings_and_shows_the_difference(
+    bundle: Path, many: Path, tmp_path: Path, crycli: Callable[..., Outcome]
+) -> None:
+    process = begin("-q", "predict", many, "-m", bundle, "-o", tmp_path / "a.csv", stderr=subprocess.DEVNULL)
+    while process.poll() is None and not (tmp_path / "a.csv.progress").exists():
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    done = crycli("predict", many, "-m", bundle, "-o", tmp_path / "a.csv", "--resume", "--window", "2")
+    assert done.code == 1
+    assert "window was 10" in done.err
+
+
+def live(bundle: Path, *flags: str, rate: int = RATE) -> subprocess.Popen[bytes]:
+    command = ["-q", "predict", "-", "-m", bundle, "--window", "1", "--hop", "0.5", "--format", "jsonl", *flags]
+    return begin(*command, "--set", f"predict.stream_rate={rate}", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+
+def test_what_comes_live_is_answered_window_by_window_within_a_hop(bundle: Path) -> None:
+    samples = cry(440.0, 3.0)
+    pcm = (np.clip(samples, -1, 1) * 32_767).astype("<i2").tobytes()
+    process = live(bundle)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(pcm[: 2 * RATE])  # one second: the first window, and nothing after it
+    process.stdin.flush()
+    first = json.loads(process.stdout.readline())  # it comes although no more sound does
+    assert (first["path"], first["start"], first["end"]) == ("-", 0.0, 1.0)
+    for second in (1.0, 1.5, 2.0, 2.5):
+        begun = time.monotonic()
+        process.stdin.write(pcm[round(2 * RATE * second) : round(2 * RATE * (second + 0.5))])
+        process.stdin.flush()
+        row = json.loads(process.stdout.readline())
+        assert (row["start"], row["end"]) == (second - 0.5, second + 0.5)
+        assert time.monotonic() - begun < 0.5
+    process.stdin.close()
+    assert process.stdout.read() == b""
+    assert process.wait() == 0
+
+
+def test_a_wav_stream_says_its_rate_and_gets_the_answers_of_the_file(
+    bundle: Path, night: Path, crycli: Callable[..., Outcome]
+) -> None:
+    process = live(bundle, rate=8_000)  # the header's rate counts
+    out, _ = process.communicate(night.read_bytes(), timeout=60)
+    rows = [json.loads(line) for line in out.splitlines()]
+    filed = crycli(
+        *("predict", night, "-m", bundle, "--windows", "--window", "1", "--hop", "0.5", "--format", "jsonl")
+    ).out
+    expected = [json.loads(line) for line in filed.splitlines()]
+    assert len(rows) == len(expected) == 39
+    for row, other in zip(rows, expected, strict=True):
+        assert (row["start"], row["end"]) == (other["start"], other["end"])
+        assert row["p_high"] == pytest.approx(other["p_high"], abs=1e-4)
+
+
+def test_live_events_are_told_as_they_end(bundle: Path, night: Path) -> None:
+    process = live(bundle, "--events", "--set", "predict.event_labels=[high, low]")
+    out, _ = process.communicate(night.read_bytes(), timeout=60)
+    events = [json.loads(line) for line in out.splitlines()]
+    assert events
+    assert {event["label"] for event in events} <= {"high", "low"}
+    assert max(event["end"] for event in events) <= 20.0
+
+
+def test_a_reader_that_goes_and_a_user_who_stops_end_a_live_run_quietly(bundle: Path) -> None:
+    process = live(bundle)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(bytes(2 * RATE))
+    process.stdin.flush()
+    assert process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=20) == 130
+
+
+def test_long_recordings_take_no_more_memory_than_short_ones(bundle: Path, tmp_path: Path) -> None:
+    peaks = []
+    for minutes in (1, 30):
+        file = tmp_path / "long.wav"
+        with soundfile.SoundFile(file, "w", RATE, 1) as sound:
+            for minute in range(minutes):
+                sound.write(cry(300.0, 60.0, seed=minute))
+        process = begin("-q", "predict", file, "-m", bundle, "--window", "2", stdout=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        assert process.returncode == 0
+        peaks.append(usage.ru_maxrss / 1024)
+    assert peaks[1] < peaks[0] + 60  # MB; the samples alone are 115

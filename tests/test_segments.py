@@ -1,0 +1,118 @@
+"""Events are cut out of their recordings, and no name leads out of the folder."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from conftest import cry
+from hypothesis import example, given, strategies
+
+from crycli.errors import OutputError
+from crycli.events import Event
+from crycli.segments import SegmentWriter, safe_name
+
+
+def event(start: float, end: float, label: str = "cry") -> Event:
+    return Event(start, end, label, 0.9, start, 0.8)
+
+
+def record(path: Path, rate: int = 22_050, channels: int = 2) -> Path:
+    """Three seconds, whose channels differ."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    samples = np.stack([cry(300.0 * (1 + channel), 3.0, rate=rate) for channel in range(channels)], axis=1)
+    soundfile.write(path, samples, rate, "FLOAT")
+    return path
+
+
+def below(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_an_event_is_its_part_of_the_recording_at_the_recordings_own_rate(tmp_path: Path) -> None:
+    path = record(tmp_path / "night.wav")
+    writer = SegmentWriter(tmp_path / "out", [path])
+    files = writer.write(path, [event(0.5, 1.25), event(2.0, 3.0, "laugh")])
+    assert list(below(tmp_path / "out")) == ["cry/night_0.500-1.250.wav", "laugh/night_2.000-3.000.wav"]
+    assert files == [tmp_path / "out" / name for name in below(tmp_path / "out")]
+    whole, _ = soundfile.read(path)
+    part, rate = soundfile.read(files[0])
+    assert (rate, soundfile.info(files[0]).subtype) == (22_050, "PCM_16")
+    first = round(0.5 * rate)
+    assert len(part) == round(1.25 * rate) - first
+    np.testing.assert_allclose(part, whole.mean(axis=1)[first : first + len(part)], atol=1 / 32_000)
+
+
+def test_what_is_too_loud_for_16_bits_is_clipped_and_does_not_wrap(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "loud.wav", np.full(16_000, 1.5, np.float32), 16_000, "FLOAT")
+    (file,) = SegmentWriter(tmp_path / "out", []).write(tmp_path / "loud.wav", [event(0.0, 0.5)])
+    assert soundfile.read(file)[0].min() > 0.99
+
+
+def test_recordings_of_one_name_in_several_folders_are_kept_apart(tmp_path: Path) -> None:
+    paths = [record(tmp_path / name) for name in ("one/a.wav", "two/a.wav", "two/A.flac.wav", "two/b.wav")]
+    writer = SegmentWriter(tmp_path / "out", paths)
+    for path in paths:
+        writer.write(path, [event(0.0, 1.0)])
+    names = list(below(tmp_path / "out"))
+    assert len(names) == len(paths)
+    assert sum(re.fullmatch(r"cry/a-[0-9a-f]{8}_0\.000-1\.000\.wav", name) is not None for name in names) == 2
+    assert "cry/b_0.000-1.000.wav" in names
+
+
+def test_the_same_events_give_the_same_files(tmp_path: Path) -> None:
+    path = record(tmp_path / "a.wav")
+    SegmentWriter(tmp_path / "out", [path]).write(path, [event(0.0, 1.0)])
+    before = below(tmp_path / "out")
+    with pytest.raises(OutputError, match="exists and is not empty"):
+        SegmentWriter(tmp_path / "out", [path])
+    SegmentWriter(tmp_path / "out", [path], force=True).write(path, [event(0.0, 1.0)])
+    assert below(tmp_path / "out") == before
+
+
+def test_a_recording_that_has_gone_is_told_and_the_others_go_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    writer = SegmentWriter(tmp_path / "out", [])
+    assert writer.write(tmp_path / "gone.wav", [event(0.0, 1.0)]) == []
+    assert "gone.wav: its events are not cut out: no such file" in caplog.text
+    assert writer.write(tmp_path / "gone.wav", []) == []
+
+
+@given(label=strategies.text(min_size=1), stem=strategies.text(min_size=1))
+@example(label="../x", stem="..")
+@example(label="a/b", stem="\\..\\..\\x")
+@example(label="..", stem="/etc/passwd")
+@example(label=".", stem="a\0b")
+@example(label="müde 疲れ" * 40, stem="x" * 400)
+def test_no_label_and_no_name_leads_out_of_the_folder(label: str, stem: str) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for part in (safe_name(label), safe_name(stem)):
+            assert len(f"{part}-12345678_86400.000-86400.000.wav".encode()) <= 255  # what most file systems take
+            inside = folder / part / "file"
+            inside.parent.mkdir(exist_ok=True)
+            inside.touch()
+            assert inside.resolve().parent.parent == folder.resolve()
+
+
+@given(strategies.lists(strategies.text(alphabet="a/.:\\ ", min_size=1, max_size=6), unique=True, min_size=2))
+def test_names_that_differ_stay_different(names: list[str]) -> None:
+    assert len({safe_name(name) for name in names}) == len(names)
+
+
+def test_plain_names_stay_as_they_are() -> None:
+    for name in ("hungry", "belly_pain", "not-crying", "müde 疲れ", "a.b", "C++"):
+        assert safe_name(name) == name
+
+
+def test_a_label_with_a_slash_gets_one_folder_in_the_folder(tmp_path: Path) -> None:
+    path = record(tmp_path / "in" / "a.wav")
+    SegmentWriter(tmp_path / "out", [path]).write(path, [event(0.0, 1.0, "../x")])
+    (file,) = below(tmp_path / "out")
+    assert re.fullmatch(r"__x-[0-9a-f]{8}/a_0\.000-1\.000\.wav", file)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
