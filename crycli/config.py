@@ -5,11 +5,11 @@ Precedence, lowest first: the defaults below, the YAML file, `--set key.path=val
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
@@ -86,9 +86,7 @@ def _expression(value: str, rules: tuple[str, ...]) -> re.Pattern[str] | None:
 class Section(BaseModel):
     """A part of the configuration: frozen, strictly typed, without unknown keys."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class DataConfig(Section):
@@ -618,6 +616,8 @@ def _allows_auto(key: tuple[str, ...]) -> bool:
 
 
 def _suggest(key: tuple[str, ...]) -> str:
+    import difflib
+
     known = setting_paths()
     sections = sorted({path.partition(".")[0] for path in known if "." in path})
     name = ".".join(key)
@@ -645,16 +645,35 @@ def flatten(config: Config) -> dict[str, Any]:
     return flat
 
 
+def _docstrings() -> dict[str, dict[str, str]]:
+    """Section to setting to what is said of it below its line.
+
+    pydantic reads them with `use_attribute_docstrings`, but in each process: a tenth of what one prediction takes.
+    """
+    import ast
+    import inspect
+
+    found: dict[str, dict[str, str]] = {}
+    for node in ast.parse(Path(__file__).read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ClassDef):
+            for setting, text in pairwise(node.body):
+                match setting, text:
+                    case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(said))):
+                        found.setdefault(node.name, {})[name] = inspect.cleandoc(said)
+    return found
+
+
 def to_yaml(config: Config) -> str:
     """The configuration as YAML, with a line on each setting: the text of example_config.yaml for the defaults."""
+    texts = _docstrings()
     lines = ["# Every setting of crycli. Leave out what you do not change."]
-    for name, field in Config.model_fields.items():
+    for name in Config.model_fields:
         value = getattr(config, name)
-        lines += ["", *_comment(field.description)]
+        lines += ["", *_comment(texts["Config"][name])]
         if isinstance(value, Section):
             lines.append(f"{name}:")
-            for inner, inner_field in type(value).model_fields.items():
-                lines += [f"  {line}" for line in _comment(inner_field.description)]
+            for inner in type(value).model_fields:
+                lines += [f"  {line}" for line in _comment(texts[type(value).__name__][inner])]
                 lines += _setting(inner, value.model_dump()[inner])
         else:
             lines.append(f"{name}: {_scalar(value)}")
@@ -667,8 +686,8 @@ def _setting(name: str, value: object) -> list[str]:
     return [f"  {name}: {_scalar(value)}"]
 
 
-def _comment(description: str | None) -> list[str]:
-    return textwrap.wrap(description or "", 110, initial_indent="# ", subsequent_indent="#   ")
+def _comment(description: str) -> list[str]:
+    return textwrap.wrap(description, 110, initial_indent="# ", subsequent_indent="#   ")
 
 
 def _scalar(value: object) -> str:
@@ -681,4 +700,9 @@ def _scalar(value: object) -> str:
 
 def to_schema() -> str:
     """The JSON schema of the configuration, for editors."""
-    return json.dumps(Config.model_json_schema(), indent=2)
+    schema = Config.model_json_schema()
+    for section, texts in _docstrings().items():
+        properties = (schema if section == "Config" else schema["$defs"][section])["properties"]
+        for name, text in texts.items():
+            properties[name]["description"] = text
+    return json.dumps(schema, indent=2)

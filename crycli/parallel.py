@@ -8,8 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import BrokenExecutor, Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -89,7 +88,7 @@ def map_processes(
             for result in _in_processes(function, items[done:], workers, size, meanwhile):
                 yield result
                 done += 1
-        except BrokenProcessPool:
+        except BrokenExecutor:
             # One of the items at work then is to blame.
             meanwhile = 0
             for result in _one_by_one(function, items[done : done + IN_FLIGHT * workers * size], crashed):
@@ -126,7 +125,7 @@ def _one_by_one(
             for result in _in_processes(function, items[done:], 1, 1):
                 yield result
                 done += 1
-        except BrokenProcessPool:
+        except BrokenExecutor:
             # With one worker and tasks of one item, the first without a result is to blame.
             yield crashed(items[done])
             done += 1

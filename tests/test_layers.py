@@ -32,6 +32,7 @@ LEVELS = (
     ("datareport", "evalreport"),
     ("prepare", "checking", "preview", "training", "evaluation", "exporting", "synthesis"),
     ("crossval", "search"),
+    ("drawing",),
     ("console",),
     ("terminal",),
     ("cli",),
@@ -129,7 +130,7 @@ def test_the_package_imports_nothing_of_its_own_when_it_is_imported() -> None:
 @pytest.mark.parametrize(
     ("library", "users"),
     [
-        ("rich", {"console"}),
+        ("rich", {"drawing"}),
         ("typer", {"cli"}),
         ("transformers.Trainer", {"trainer"}),
         ("pydantic", {"config"}),
