@@ -4,8 +4,8 @@
 
 DATA is a folder that `crycli prepare` wrote, MODEL a run or a bundle that knows its labels. Clips of DATA's test part
 are laid into hours of faint noise: episodes of one to four clips of the label, at places that are written down, and
-between them clips of the other labels. `crycli predict --rows events` then answers for the file in a process of its own,
-once for the whole and once for its first tenth.
+between them clips of the other labels. `crycli predict --events` then answers for the file in a process of its own, and
+before that for one of a tenth of the length.
 
 Printed: how many episodes overlap an event of the label, how many events overlap no episode, how far starts and ends
 are off, the time, and the peak memory for both lengths.
@@ -118,12 +118,17 @@ def _compare(episodes: list[Episode], events: list[Episode], hours: float) -> No
     found = {episode: meeting(episode, events) for episode in episodes}
     hit = {episode: those for episode, those in found.items() if those}
     false = [event for event in events if not meeting(event, episodes)]
-    print(f"  episodes found: {len(hit)} of {len(episodes)}; false events: {len(false)} ({len(false) / hours:.1f} an hour)")
+    print(
+        f"  episodes found: {len(hit)} of {len(episodes)}; "
+        f"false events: {len(false)} ({len(false) / hours:.1f} an hour)"
+    )
     if hit:
         starts = [abs(those[0].start - episode.start) for episode, those in hit.items()]
         ends = [abs(those[-1].end - episode.end) for episode, those in hit.items()]
         summary = {name: round(statistics.median(errors), 2) for name, errors in (("start", starts), ("end", ends))}
-        print(f"  off by, median s: {json.dumps(summary)}; by more than 2 s: {sum(e > 2 for e in starts + ends)}", end=" ")
+        print(
+            f"  off by, median s: {json.dumps(summary)}; by more than 2 s: {sum(e > 2 for e in starts + ends)}", end=" "
+        )
         print(f"of {len(starts + ends)} edges")
 
 

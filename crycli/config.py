@@ -89,6 +89,12 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
+class DescribedSection(Section):
+    """A section whose schema holds what is said of each key below its line; pydantic reads the source for that."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+
 class DataConfig(Section):
     """Which recordings are used, what they are called, and how they are split."""
 
@@ -337,7 +343,7 @@ class PredictConfig(Section):
     """Prediction."""
 
     batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
-    """Windows in one forward pass; auto: 1 on a CPU, where more is no faster, 16 on a GPU. Answers do not change."""
+    """Windows in one forward pass; auto: 1 on a CPU, where more is no faster, 16 on a GPU. Only int8 answers change."""
     format: Literal["auto", "table", "csv", "jsonl", "parquet", "audacity", "raven"] = "auto"
     """Output format; auto: by the ending of the file, else a table on a terminal and csv in a pipe."""
     rows: Literal["auto", "recordings", "windows", "events"] = "auto"
@@ -397,7 +403,7 @@ class ExportConfig(Section):
     max_difference: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
     """Nothing is exported where a probability differs by more; auto: 0.0001, and 0.2 in int8."""
     max_flipped: Annotated[float, Field(ge=0, le=1)] | Literal["auto"] = "auto"
-    """Nothing is exported where a larger share of the answers is another label; auto: 0, and 0.05 in int8."""
+    """Nothing is exported where a larger share of recordings gets another label; auto: 0, and 0.05 in int8."""
 
 
 class LimitsConfig(Section):

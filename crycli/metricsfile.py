@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from crycli.config import Section
+from crycli.config import DescribedSection
 
 
-class IntervalEntry(Section):
+class IntervalEntry(DescribedSection):
     """A 95% interval from a bootstrap over groups."""
 
     low: float
@@ -14,7 +14,7 @@ class IntervalEntry(Section):
     """Upper bound."""
 
 
-class ScoresEntry(Section):
+class ScoresEntry(DescribedSection):
     """Scores of answers to clips; null: not defined, or not known without probabilities.
 
     Labels that no clip bears do not enter the means.
@@ -57,7 +57,7 @@ class ScoresEntry(Section):
     """Score to its interval; without those that cannot be had, as from one group."""
 
 
-class LabelEntry(Section):
+class LabelEntry(DescribedSection):
     """How one label was found."""
 
     support: int
@@ -76,7 +76,7 @@ class LabelEntry(Section):
     """Score to its interval; without those that cannot be had."""
 
 
-class DifferenceEntry(Section):
+class DifferenceEntry(DescribedSection):
     """A score minus that of another method on the same clips, paired."""
 
     score: str
@@ -99,7 +99,7 @@ class RivalEntry(ScoresEntry):
     """The model minus this one."""
 
 
-class VerdictEntry(Section):
+class VerdictEntry(DescribedSection):
     """Whether the answers are better than chance, and what that rests on."""
 
     kind: str
@@ -121,7 +121,7 @@ class VerdictEntry(Section):
     """Balanced accuracy of any answer that ignores the recording."""
 
 
-class LeakageEntry(Section):
+class LeakageEntry(DescribedSection):
     """Clips that the model has met, or whose baby or source it has."""
 
     groups: dict[str, list[str]]
@@ -132,7 +132,7 @@ class LeakageEntry(Section):
     """Scores of the other clips; null where none is concerned, or none is left."""
 
 
-class SplitEntry(Section):
+class SplitEntry(DescribedSection):
     """A baseline (MFCC statistics, logistic regression) trained and tested on all clips of the data, twice."""
 
     sentence: str
@@ -156,7 +156,7 @@ class SliceEntry(ScoresEntry):
     """Its value."""
 
 
-class BinEntry(Section):
+class BinEntry(DescribedSection):
     """Clips whose answer has a confidence above low and up to high."""
 
     low: float
@@ -171,7 +171,7 @@ class BinEntry(Section):
     """Share of right answers among them; null where there are none."""
 
 
-class CurveEntry(Section):
+class CurveEntry(DescribedSection):
     """Errors over the share of clips that are answered: a point for each threshold of the confidence, at most 101."""
 
     coverage: list[float]
@@ -184,7 +184,7 @@ class CurveEntry(Section):
     """Area under the whole curve; less is better."""
 
 
-class CalibrationEntry(Section):
+class CalibrationEntry(DescribedSection):
     """Confidence against accuracy."""
 
     temperature: float | None

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from crycli import console
+from crycli.events import find_events
 from crycli.predicting import Job
 from crycli.predictions import Prediction, Row, Windows, path_text
 from crycli.results import Results
 from crycli.tables import sort_rows
+from crycli.timeline import clock, printable
 
 MOST_TIMELINES = 10
+MOST_EVENTS = 20
 LONG_SECONDS = 30.0  # of several recordings, shorter ones get no timeline
 HEADERS = {
     "recordings": ("path", "seconds", "label", "confidence", "next"),
@@ -47,7 +50,19 @@ class TableResults(Results):
         if windows is not None and self._deserves_timeline(windows) and len(self._timelines) < MOST_TIMELINES:
             shown = self._job.predictor.policy.events.labels
             lines = console.timeline(windows, self._job.layout.labels, shown)
-            self._timelines.append((path_text(prediction.path), lines))
+            self._timelines.append((path_text(prediction.path), [*lines, *self._event_lines(windows)]))
+
+    def _event_lines(self, windows: Windows) -> list[str]:
+        """The events of a recording, a line each; none where the rows are events."""
+        if self._job.layout.kind == "events":
+            return []
+        events = find_events(windows, self._job.layout.labels, self._job.predictor.policy.events)
+        lines = [
+            f"{clock(event.start)} to {clock(event.end)}  {printable(event.label)} {event.peak:.2f}"
+            for event in events[:MOST_EVENTS]
+        ]
+        more = len(events) - len(lines)
+        return [*lines, f"and {more:,} more: --events lists them"] if more else lines
 
     def _deserves_timeline(self, windows: Windows) -> bool:
         long = windows.ends[-1] - windows.starts[0] >= LONG_SECONDS

@@ -31,6 +31,7 @@ from crycli.errors import CheckpointError, DataError
 from crycli.manifest import PARTS, read_manifest
 from crycli.prepare import prepare_dataset_csv
 from crycli.progress import Step
+from crycli.windows import window_bounds
 
 MINI = settings("model.backbone=mini")
 

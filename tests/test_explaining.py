@@ -12,16 +12,17 @@ from conftest import SAMPLE_RATE
 from crycli.audio import Excerpt
 from crycli.checkpoint import Classifier
 from crycli.explaining import occlude
-from crycli.inference import Array, Predictor
+from crycli.inference import Predictor
+from crycli.networks import Array, Output
 
 
 def listener(first: float, last: float) -> Predictor:
     """Answers "cry" by the power between two times, in seconds, and hears nothing else."""
     classifier = Classifier(Path(), "bundle", ("cry", "rest"), SAMPLE_RATE, False, 10.0, 400)
 
-    def network(values: Array, mask: Array) -> Array:
+    def network(values: Array, mask: Array) -> Output:
         power = np.square(values[:, round(first * SAMPLE_RATE) : round(last * SAMPLE_RATE)]).mean(axis=1)
-        return np.stack([10.0 * power, np.zeros_like(power)], axis=1).astype(np.float32)
+        return Output(np.stack([10.0 * power, np.zeros_like(power)], axis=1).astype(np.float32), None)
 
     return Predictor(classifier, network, 3)
 

@@ -191,6 +191,7 @@ def extra(name: str) -> list[str]:
     return [str(item) for item in needed if canonicalize_name(item.name) in there - {"crycli"}]
 
 
+@pytest.mark.slow
 def test_an_environment_with_the_core_alone_runs_a_bundle(
     process: Any, bundles: Mapping[str, Path], cries: Path, tmp_path: Path
 ) -> None:
