@@ -667,9 +667,12 @@ def _predict_here(
     from crycli import console
     from crycli.inputs import find_inputs
     from crycli.predicting import Job
+    from crycli.results import refuse_taken
 
     file = Path(output) if output is not None else None
     form = _form(settings, file, beside=beside)
+    if file is not None and not resume:
+        refuse_taken([file], resume=False, force=force)  # before the seconds in which torch is loaded
     recordings = find_inputs(paths)
     job = Job(model, recordings, "csv" if form == "table" else form, settings, extras, resume=resume, force=force)
     with _results(job, form, file, beside=beside) as results:
@@ -706,7 +709,7 @@ def _results(job: Job, form: Form | Literal["table"], file: Path | None, *, besi
     if form == "table":
         from crycli.terminal import TableResults
 
-        return TableResults(job)
+        return TableResults(job, job.open(None) if job.wants_vectors else None)
     return job.open("beside" if beside else file or sys.stdout)
 
 

@@ -128,10 +128,15 @@ class Job:
         """The order of the rows."""
         return self._config.predict.sort
 
+    @property
+    def wants_vectors(self) -> bool:
+        """Whether the pooled vectors are wanted."""
+        return self._extras.embeddings is not None
+
     def open(self, output: Path | TextIO | Literal["beside"] | None) -> Results:
         """Say where the rows go; see `results.open_results`."""
         classifier = self.predictor.classifier
-        wants_file = isinstance(output, Path) or self._extras.embeddings is not None
+        wants_file = isinstance(output, Path) or self.wants_vectors
         return open_results(
             self.recordings,
             self.layout,
@@ -149,8 +154,7 @@ class Job:
         """Answer for the recordings that are left, each written as soon as it is answered."""
         outcome = Outcome(len(self.recordings), finished=results.finished)
         done = len(self.recordings) - len(results.remaining)
-        wanted = self._extras.embeddings is not None
-        for answer in self.predictor.predict(results.remaining, embeddings=wanted):
+        for answer in self.predictor.predict(results.remaining, embeddings=self.wants_vectors):
             if self._watchers and answer.windows is not None:
                 events = find_events(answer.windows, self.predictor.labels, self.predictor.policy.events)
                 for watcher in self._watchers:

@@ -241,12 +241,12 @@ class FileResults(Results):
         self._grows = [] if output is None else [_partial(output) if self._made_at_end else output]
         self._vector_files = [] if embeddings is None else [_partial(embeddings), _partial(embeddings, ".rows")]
         self.remaining = ()
-        progress = targets[0].with_name(f"{targets[0].name}.progress")
+        progress = _progress_file(targets)
         self.finished = resume and not progress.exists() and all(path.exists() for path in targets)
         if self.finished:
             self._remove_partials()
             return
-        _refuse_other_files(targets, progress, resume=resume, force=force)
+        refuse_taken(targets, resume=resume, force=force)
         whole_task = {**_describe(recordings, layout, form, sort, embeddings), **(task or {})}
         self._journal = Journal(progress, [*self._grows, *self._vector_files], whole_task, resume=resume)
         self.remaining = recordings[self._journal.done :]
@@ -322,8 +322,13 @@ def _chunks(lines: Iterable[str]) -> Iterator[str]:
     yield "".join(waiting)
 
 
-def _refuse_other_files(targets: Sequence[Path], progress: Path, *, resume: bool, force: bool) -> None:
-    """Raise where an output is there and is not to be gone on with, or cannot be written."""
+def _progress_file(targets: Sequence[Path]) -> Path:
+    return targets[0].with_name(f"{targets[0].name}.progress")
+
+
+def refuse_taken(targets: Sequence[Path], *, resume: bool, force: bool) -> None:
+    """Raise `OutputError` where an output is there and is not to be gone on with, or cannot be written."""
+    progress = _progress_file(targets)
     for path in targets:
         if not (resume and progress.exists()):
             if progress.exists() and not force:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Self
 
 from crycli import console
 from crycli.events import find_events
@@ -25,15 +26,29 @@ NUMERIC = ("seconds", "start", "end", "rank", "confidence", "peak")
 
 
 class TableResults(Results):
-    """A table of all rows, drawn in the end, also where an interruption is the end. See `Results`."""
+    """A table of all rows, drawn in the end, also where an interruption is the end. See `Results`.
 
-    def __init__(self, job: Job) -> None:
-        self.remaining = job.recordings
+    Args:
+        job: whose answers are drawn.
+        vectors: where the pooled vectors go at the same time.
+    """
+
+    def __init__(self, job: Job, vectors: Results | None = None) -> None:
+        self.remaining = job.recordings if vectors is None else vectors.remaining
+        self.finished = vectors is not None and vectors.finished
+        self._vectors = vectors
         self._job = job
         self._rows: list[Row] = []
         self._timelines: list[tuple[str, list[str]]] = []
 
+    def __enter__(self) -> Self:
+        if self._vectors is not None:
+            self._vectors.__enter__()
+        return self
+
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        if self._vectors is not None:
+            self._vectors.__exit__(kind, *rest)
         layout = self._job.layout
         ranked = layout.top_k is not None and layout.kind != "events"
         header = RANKED if ranked else HEADERS[layout.kind]
@@ -44,6 +59,8 @@ class TableResults(Results):
 
     def write(self, prediction: Prediction) -> None:
         """See `Results`."""
+        if self._vectors is not None:
+            self._vectors.write(prediction)
         self.failed += bool(prediction.error)
         self._rows += self._job.layout.rows(prediction)
         windows = prediction.windows

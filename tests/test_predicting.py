@@ -152,6 +152,26 @@ def test_each_output_that_is_asked_for_is_made(
     ]
 
 
+def test_a_table_shows_the_course_of_a_long_recording_and_vectors_are_written_beside_it(
+    bundle: Path, night: Path, tmp_path: Path, crycli: Callable[..., Outcome]
+) -> None:
+    common = ["predict", night, "-m", bundle, "--window", "1", "--format", "table"]
+    done = crycli(*common, "--embeddings", tmp_path / "v.npz", "--set", "predict.event_labels=[high]")
+    assert done.code == 0, done.err
+    assert "night.wav" in done.out
+    assert "0:00:10" in done.out
+    (answer,) = load_predictor(str(bundle), settings("predict.window=1.0")).predict([night], embeddings=True)
+    with np.load(tmp_path / "v.npz") as vectors:
+        np.testing.assert_allclose(vectors["embeddings"][0], answer.embedding, atol=1e-5)
+    events = crycli(*common, "--events", "--set", "predict.event_labels=[high]").out
+    rows = read(
+        crycli("predict", night, "-m", bundle, "--window", "1", "--events", "--set", "predict.event_labels=[high]").out
+    )
+    assert rows
+    for row in rows:
+        assert f"{float(row['start']):.1f}" in events
+
+
 def test_a_csv_lists_recordings_and_their_parts(
     bundle: Path, night: Path, tmp_path: Path, crycli: Callable[..., Outcome]
 ) -> None:
@@ -232,7 +252,8 @@ def test_a_resumed_run_refuses_other_settings_and_shows_the_difference(
     bundle: Path, many: Path, tmp_path: Path, crycli: Callable[..., Outcome]
 ) -> None:
     process = begin("-q", "predict", many, "-m", bundle, "-o", tmp_path / "a.csv", stderr=subprocess.DEVNULL)
-    while process.poll() is None and not (tmp_path / "a.csv.progress").exists():
+    progress = tmp_path / "a.csv.progress"
+    while process.poll() is None and not (progress.exists() and b"\n" in progress.read_bytes()):
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
