@@ -82,7 +82,10 @@ def assert_same(found: list[Row], expected: list[Row]) -> None:
     "assignments",
     [
         ["predict.rows=windows", "predict.window=1", "predict.hop=0.5", "predict.top_k=2"],
-        ["predict.rows=events", "predict.window=1", "predict.hop=0.5", "predict.event_onset=0.4"],
+        pytest.param(
+            ["predict.rows=events", "predict.window=1", "predict.hop=0.5", "predict.event_onset=0.4"],
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_shards_hold_the_rows_of_the_local_engine(
@@ -197,6 +200,7 @@ def test_a_lost_and_a_damaged_shard_are_made_anew_and_the_others_kept(
     assert (folder / "part-00002.parquet").stat().st_mtime_ns == kept
 
 
+@pytest.mark.slow
 def test_an_error_of_a_worker_ends_the_run_in_one_line(
     answers: Path, recordings: list[Excerpt], bundles: dict[str, Path], tmp_path: Path, cluster: None
 ) -> None:
@@ -208,6 +212,7 @@ def test_an_error_of_a_worker_ends_the_run_in_one_line(
     assert not (tmp_path / "answers" / "_SUCCESS").exists()
 
 
+@pytest.mark.slow
 def test_a_folder_that_each_machine_has_for_itself_is_refused(
     recordings: list[Excerpt], bundles: dict[str, Path], cluster: None
 ) -> None:
@@ -255,6 +260,7 @@ def test_shards_of_another_model_are_not_gone_on_with(
         predict_on_ray(str(bundles["group"]), recordings, answers, settings("predict.shard_size=4"), resume=True)
 
 
+@pytest.mark.slow
 def test_a_folder_that_holds_something_is_refused_and_other_files_outlive_force(
     recordings: list[Excerpt], bundles: dict[str, Path], tmp_path: Path, cluster: None
 ) -> None:
