@@ -330,6 +330,8 @@ def refuse_taken(targets: Sequence[Path], *, resume: bool, force: bool) -> None:
     """Raise `OutputError` where an output is there and is not to be gone on with, or cannot be written."""
     progress = _progress_file(targets)
     for path in targets:
+        if path.exists() and not path.is_file() and not path.is_dir():  # it could not be gone on with
+            raise OutputError(f"{path} is a device or a pipe: leave -o out, and redirect standard output to it")
         if not (resume and progress.exists()):
             if progress.exists() and not force:
                 raise OutputError(f"{path} is unfinished: go on with --resume, or start anew with --force")

@@ -172,6 +172,13 @@ def test_a_table_shows_the_course_of_a_long_recording_and_vectors_are_written_be
         assert f"{float(row['start']):.1f}" in events
 
 
+def test_a_device_is_no_output_file(bundle: Path, night: Path, crycli: Callable[..., Outcome]) -> None:
+    done = crycli("predict", night, "-m", bundle, "-o", "/dev/null", "--force")
+    assert done.code == 1
+    assert "redirect" in done.err
+    assert not Path("/dev/null.progress").exists()
+
+
 def test_a_csv_lists_recordings_and_their_parts(
     bundle: Path, night: Path, tmp_path: Path, crycli: Callable[..., Outcome]
 ) -> None:
