@@ -135,6 +135,11 @@ class Excerpt:
     end: float | None = None
 
 
+def as_excerpt(recording: Location | Excerpt) -> Excerpt:
+    """A recording as an excerpt: the whole of it, where it is none."""
+    return recording if isinstance(recording, Excerpt) else Excerpt(recording)
+
+
 def find_recordings(root: Path) -> Iterator[Path]:
     """The recordings below a folder, by their suffix in upper or lower case or by their first bytes, sorted.
 

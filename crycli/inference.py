@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crycli import audio, remote
-from crycli.audio import Excerpt, Location, Samples, resample_blocks
+from crycli.audio import Excerpt, Location, Samples, as_excerpt, resample_blocks
 from crycli.calibration import CALIBRATION_FILE, Calibration, threshold_for
 from crycli.checkpoint import Classifier, find_classifier, read_json
 from crycli.config import Config, PredictConfig
@@ -150,8 +150,7 @@ class Predictor:
         """
 
         def begin(recording: Location | Excerpt) -> _Answering:
-            excerpt = recording if isinstance(recording, Excerpt) else Excerpt(recording)
-            return self._begin(excerpt, digests=digests)
+            return self._begin(as_excerpt(recording), digests=digests)
 
         waiting: deque[_Answering] = deque()
         with _Pool(self._network, self._threads, embeddings=embeddings) as pool:

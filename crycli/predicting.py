@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TextIO
@@ -157,8 +157,8 @@ class Job:
         for answer in self.predictor.predict(results.remaining, embeddings=self.wants_vectors):
             if self._watchers and answer.windows is not None:
                 events = find_events(answer.windows, self.predictor.labels, self.predictor.policy.events)
-                for watcher in self._watchers:
-                    watcher.write(answer, events)
+                for watch in self._watchers:
+                    watch(answer, events)
             results.write(answer)  # last: what a killed run had not written is then done again
             if answer.error and results.rows_name_errors and len(outcome.reasons) < NAMED_FAILURES:
                 outcome.reasons.append((path_text(answer.path), answer.error))
@@ -167,24 +167,17 @@ class Job:
         outcome.failed = results.failed
         return outcome
 
-    def _watch(self, *, replace_files: bool) -> Iterator[_Segments | _Plots]:
+    def _watch(self, *, replace_files: bool) -> Iterator[Callable[[Prediction, Sequence[Event]], object]]:
         segments, plot = self._extras.segments, self._extras.plot
         if segments is not None:
             limits = self._config.limits.to_limits()
-            yield _Segments(SegmentWriter(segments, self.recordings, limits, force=replace_files))
+            writer = SegmentWriter(segments, self.recordings, limits, force=replace_files)
+            yield lambda answer, events: writer.write(answer.path, events)
         if plot is not None:
             several = plot.suffix.lower() != ".png"
             if not several and len(self.recordings) > 1:
                 raise ConfigError(f"--plot: {plot} is one picture, and there are several recordings: name a folder")
-            yield _Plots(self.predictor, plot, several=several, force=replace_files)
-
-
-class _Segments:
-    def __init__(self, writer: SegmentWriter) -> None:
-        self._writer = writer
-
-    def write(self, answer: Prediction, events: Sequence[Event]) -> None:
-        self._writer.write(answer.path, events)
+            yield _Plots(self.predictor, plot, several=several, force=replace_files).write
 
 
 class _Plots:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, TextIO
 
 from crycli import __version__
-from crycli.audio import SAMPLE_RATE, Excerpt, Location
+from crycli.audio import SAMPLE_RATE, Excerpt, Location, as_excerpt
 from crycli.errors import ConfigError, OutputError
 from crycli.journal import Journal, replacing
 from crycli.outputs import refuse_existing, refuse_unwritable
@@ -153,11 +153,6 @@ def _tell(prediction: Prediction, form: Form) -> None:
     """Say what is wrong with a recording where the rows have no place for it."""
     if prediction.error and form in WITHOUT_ERRORS:
         logger.warning("%s: %s", path_text(prediction.path), prediction.error)
-
-
-def as_excerpt(recording: Location | Excerpt) -> Excerpt:
-    """A recording as an excerpt."""
-    return recording if isinstance(recording, Excerpt) else Excerpt(recording)
 
 
 class StreamResults(Results):

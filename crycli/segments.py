@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePath
 
 from crycli import audio, remote
-from crycli.audio import Excerpt, Location
+from crycli.audio import Excerpt, Location, as_excerpt
 from crycli.errors import AudioError
 from crycli.events import Event
 from crycli.journal import replacing
@@ -50,7 +50,7 @@ class SegmentWriter:
     ) -> None:
         self._folder = claim_folder(folder, force=force)
         self._limits = limits
-        paths = {path_text(item.path if isinstance(item, Excerpt) else item) for item in recordings}
+        paths = {path_text(as_excerpt(recording).path) for recording in recordings}
         self._stems = Counter(_stem(path).casefold() for path in paths)
 
     def write(self, path: Location, events: Sequence[Event]) -> list[Path]:
