@@ -179,7 +179,7 @@ def _make_models(arguments: argparse.Namespace, folder: Path) -> None:
     backbone = folder / "backbone" if arguments.backbone == "base" else None
     if backbone is not None:
         _make_backbone(backbone)
-    config = load_config(None, [f"model.backbone={backbone or 'mini'}"])
+    config = load_config(None, [f"model.backbone={backbone or 'mini-random'}"])
     model = build_model(config, backbone, LABELS)
     save_model_folder(model, load_feature_extractor(backbone), folder / "model")
     wanted = {"bundle": "onnx", "int8": "onnx-int8"}

@@ -40,7 +40,7 @@ def main() -> None:
     """Run the sides in turns and print their rates."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="a folder that `crycli prepare` wrote")
-    parser.add_argument("--backbone", default="mini", help="mini, base (random weights), or a folder")
+    parser.add_argument("--backbone", default="mini", help="mini or base, both with random weights, or a folder")
     parser.add_argument("--clips", type=int, default=128, help="training clips that are used")
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--batch", type=int, default=8)

@@ -101,9 +101,10 @@ def calibrate(window_logits: Logits, clip_of_window: Labels, truth: Labels) -> C
 def fit_temperature(window_logits: Logits, clip_of_window: Labels, truth: Labels) -> float:
     """The temperature at which the clips' log loss is least (temperature scaling, Guo et al. 2017).
 
-    A clip's probabilities are the mean over its windows, as in prediction. The temperature is between `COLDEST` and
-    `HOTTEST`; 1 is kept where no other one is better. The loss is the one of `smoothed_loss`: a few clips that are all
-    answered right would ask for a temperature of 0, and the next wrong answer would have the confidence 1.
+    A clip's probabilities are the mean over its windows, as in prediction with `predict.combine: mean`; max gives a
+    clip of one window the same. The temperature is between `COLDEST` and `HOTTEST`; 1 is kept where no other one is
+    better. The loss is the one of `smoothed_loss`: a few clips that are all answered right would ask for a temperature
+    of 0, and the next wrong answer would have the confidence 1.
 
     Args:
         window_logits: (windows, labels).

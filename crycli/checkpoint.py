@@ -9,21 +9,23 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import re
 import shutil
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from crycli import __version__
 from crycli.audio import SAMPLE_RATE
-from crycli.bundles import BUNDLE_FILE, NETWORK_FILES, verify
-from crycli.config import SHORTEST_SECONDS, AugmentConfig, Config
+from crycli.builtin import DETECTOR, MODEL, resolve
+from crycli.bundles import BUNDLE_FILE, NETWORK_FILES, hash_files, verify
+from crycli.config import SHORTEST_SECONDS, AugmentConfig, Combine, Config
 from crycli.errors import CheckpointError
 from crycli.limits import HIGHEST_RATE, LOWEST_RATE
-from crycli.mini import MINI, MINI_ARCHITECTURE, initialise
+from crycli.mini import MINI, MINI_ARCHITECTURE, MINI_RANDOM, initialise
 
 if TYPE_CHECKING:
     from transformers import Wav2Vec2FeatureExtractor
@@ -42,6 +44,9 @@ HUB_NAME = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 HUB_SECONDS = 3.5  # without a network the libraries' own retries take 23 s
 
 Form = Literal["model", "onnx", "onnx-int8"]
+BUNDLE_FORMS: tuple[Form, ...] = ("onnx", "onnx-int8")
+COMBINATIONS: tuple[Combine, ...] = ("mean", "max")
+Word = TypeVar("Word", bound=str)
 
 EVENT_SETTINGS = ("labels", "onset", "offset", "min_seconds", "gap_seconds")
 """What a bundle may say about events."""
@@ -68,6 +73,7 @@ class Classifier:
         hop_seconds: from the start of a window to the next one's; None where the model does not say.
         threshold: the confidence below which the answer is unsure; None where the model does not say.
         events: those of `EVENT_SETTINGS` that the model says, as in `config.PredictConfig`.
+        combine: what a recording's probabilities are, of those of its windows.
     """
 
     folder: Path
@@ -82,14 +88,20 @@ class Classifier:
     hop_seconds: float | None = None
     threshold: float | None = None
     events: Mapping[str, Any] = field(default_factory=dict)
+    combine: Combine = "mean"
 
 
 def find_classifier(name: str, *, offline: bool = False) -> Classifier:
-    """Find a trained classifier: a run, its model folder, an exported bundle or a name on the hub.
+    """Find a trained classifier: a run, its model folder, an exported bundle, a name on the hub, or the detector.
+
+    Args:
+        name: its path, its name on the hub, or `builtin.DETECTOR` for the bundle that comes with crycli.
+        offline: use the hub's local cache alone.
 
     Raises:
         CheckpointError: there is none, or it is of another kind.
     """
+    name = resolve(name)
     path = Path(name)
     if not path.exists() and HUB_NAME.fullmatch(name):
         path = fetch(name, offline=offline, advice=f"{DOWNLOAD} (-m FOLDER)")
@@ -143,17 +155,18 @@ def _describe_bundle(folder: Path) -> Classifier:
         found = _describe(folder / BUNDLE_FILE, "bundle", tuple(map(str, labels)), window, shortest)
         return replace(
             found,
-            form=_one_of(("onnx", "onnx-int8"), form),
+            form=_one_of(BUNDLE_FORMS, form),
             network_file=folder / NETWORK_FILES[form],
             hop_seconds=_within(about["hop_seconds"], 0.0, window),
             threshold=_within(about["threshold"], 0.0, 1.0),
             events=_events(about["events"]),
+            combine=_one_of(COMBINATIONS, about.get("combine", "mean")),  # older bundles do not say
         )
     except (KeyError, ValueError, TypeError) as error:
         raise CheckpointError(f"{folder}/{BUNDLE_FILE} is damaged: {error!r}") from None
 
 
-def _one_of(known: tuple[Form, ...], value: object) -> Form:
+def _one_of(known: tuple[Word, ...], value: object) -> Word:
     for item in known:
         if item == value:
             return item
@@ -237,18 +250,25 @@ def quiet_libraries() -> None:
 
 
 def locate_backbone(config: Config) -> Path | None:
-    """The folder of the configured backbone, downloaded where need be; None for mini, which has none.
+    """The folder of the configured backbone, downloaded where need be; None for mini-random, which has none.
 
     Raises:
         CheckpointError: it is missing, out of reach, of no family that crycli knows, or mixes padding in.
     """
     name = config.model.backbone
-    if name == MINI:
+    if name == MINI_RANDOM:
         return None
-    folder = Path(name)
-    if not folder.is_dir():
+    if name == DETECTOR:
+        raise CheckpointError(
+            f"model.backbone: {DETECTOR} is a trained classifier: to start from its weights write {MINI} (a folder of "
+            f"that name is ./{DETECTOR})"
+        )
+    folder = MODEL if name == MINI else Path(name)
+    if name != MINI and not folder.is_dir():
         if folder.exists() or not HUB_NAME.fullmatch(name):
-            raise CheckpointError(f"model.backbone: {name} is neither a folder, a hub name (owner/name) nor {MINI}")
+            raise CheckpointError(
+                f"model.backbone: {name} is neither a folder, a hub name (owner/name), {MINI} nor {MINI_RANDOM}"
+            )
         advice = f"{DOWNLOAD} (model.backbone: FOLDER), or use model.backbone: {MINI}, which needs no download"
         folder = fetch(name, offline=config.offline, advice=advice)
     elif (folder / "model" / "config.json").is_file():
@@ -266,8 +286,28 @@ def locate_backbone(config: Config) -> Path | None:
     return folder
 
 
+def backbone_name(backbone: str) -> str:
+    """What a backbone is called where others read it: a folder by its name alone."""
+    return backbone if backbone in (MINI, MINI_RANDOM) or hub_name(backbone) else folder_name(backbone)
+
+
+def folder_name(path: str) -> str:
+    """The last part of a path; the rest of it is of this machine, and may name a person."""
+    return Path(os.path.abspath(path)).name
+
+
+def hub_name(backbone: str) -> str | None:
+    """The name on the hub of a backbone that was located; None for a folder, mini and mini-random."""
+    return backbone if "/" in backbone and not Path(backbone).exists() else None
+
+
+def hash_weights(folder: Path | None) -> dict[str, str]:
+    """The SHA-256 of the files with a backbone's weights, by name; none of mini-random."""
+    return {} if folder is None else hash_files(folder, _weights_in([file.name for file in folder.iterdir()]))
+
+
 def load_feature_extractor(folder: Path | None) -> Wav2Vec2FeatureExtractor:
-    """The preprocessor of a backbone; the usual one (16 kHz, normalised) where the folder has none, and for mini."""
+    """The preprocessor of a backbone; the usual one (16 kHz, normalised) where there is none."""
     from transformers import Wav2Vec2FeatureExtractor
 
     extractor = Wav2Vec2FeatureExtractor()
@@ -289,7 +329,7 @@ def build_model(
 
     Args:
         config: `model`, SpecAugment in `augment`, `data.min_seconds`, `data.max_seconds` and `train.seed` are used.
-        folder: from `locate_backbone`.
+        folder: from `locate_backbone`; None: `mini` from scratch.
         labels: in the order of the logits.
         sample_rate: Hz, of the samples that the network takes.
 
@@ -310,7 +350,7 @@ def build_model(
         "layer_mode": config.model.layers,
         "final_dropout": config.model.final_dropout,
         "window_seconds": config.data.max_seconds,
-        "backbone": config.model.backbone,
+        "backbone": backbone_name(config.model.backbone),
         "crycli_version": __version__,
     }
     applied = folder is None or bool(read_json(folder / "config.json").get("apply_spec_augment", True))

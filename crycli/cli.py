@@ -69,7 +69,7 @@ Assignments = Annotated[
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace an output that exists.")]
 Model = Annotated[
-    str, typer.Argument(help="A run, its model folder, an exported bundle or a hub name.", metavar="MODEL")
+    str, typer.Argument(help="A run, its model folder, a hub name, or detector, which is built in.", metavar="MODEL")
 ]
 Data = Annotated[Path, typer.Argument(help="A folder that `crycli prepare` wrote.", metavar="DATA")]
 
@@ -286,7 +286,12 @@ def train(
     epochs: Annotated[int | None, typer.Option(help="Passes over the training part.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Clips in one forward pass.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
-    backbone: Annotated[str | None, typer.Option(help="A hub name, a checkpoint's folder, or mini.")] = None,
+    backbone: Annotated[
+        str | None,
+        typer.Option(
+            help="A hub name, a checkpoint's folder, mini (small, from the detector) or mini-random (from scratch)."
+        ),
+    ] = None,
     pooling: Annotated[str | None, typer.Option(help="mean, sum, max, attention or mean_std.")] = None,
     seed: Annotated[int | None, typer.Option(help="Another seed, another start.")] = None,
     folds: Annotated[int | None, typer.Option(min=2, help="Cross-validate: a run for each of so many folds.")] = None,
@@ -458,7 +463,7 @@ def eval(  # noqa: A001 - the command's name
     models: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Runs, model folders, bundles or hub names, then a folder that `crycli prepare` wrote.",
+            help="Runs, model folders, bundles, hub names or detector, then a folder that `crycli prepare` wrote.",
             metavar="MODEL... DATA",
         ),
     ] = None,
@@ -556,8 +561,14 @@ def predict(
         ),
     ],
     model: Annotated[
-        str, typer.Option("-m", "--model", metavar="MODEL", help="A run, its model folder, a bundle or a hub name.")
-    ],
+        str | None,
+        typer.Option(
+            "-m",
+            "--model",
+            metavar="MODEL",
+            help="A run, its model folder, a bundle, a hub name, or detector, the built-in one for cries: the default.",
+        ),
+    ] = None,
     output: Annotated[
         str | None, typer.Option("-o", "--output", metavar="FILE", help="Write to a file; with --engine ray a folder.")
     ] = None,
@@ -592,7 +603,7 @@ def predict(
     assignments: Assignments = None,
     force: Force = False,
 ) -> None:
-    """Classify recordings: a table on a terminal, CSV in a pipe."""
+    """Classify recordings, as cry or not_cry without -m: a table on a terminal, CSV in a pipe."""
     if windows and events:
         raise typer.BadParameter("and --events are different rows: give one of them", param_hint="--windows")
     settings = _config(
@@ -611,12 +622,22 @@ def predict(
 
     extras = Extras(segments, embeddings, plot)
     _refuse_predict_flags(paths, settings, output, extras, beside=beside, resume=resume, force=force)
+    name = _use_detector() if model is None else model
     if paths == ["-"]:
-        _predict_live(model, output, settings, force=force)
+        _predict_live(name, output, settings, force=force)
     elif settings.predict.engine == "ray":
-        _predict_on_ray(paths, model, str(output), settings, resume=resume, force=force)
+        _predict_on_ray(paths, name, str(output), settings, resume=resume, force=force)
     else:
-        _predict_here(paths, model, output, settings, extras, beside=beside, resume=resume, force=force)
+        _predict_here(paths, name, output, settings, extras, beside=beside, resume=resume, force=force)
+
+
+def _use_detector() -> str:
+    """The model of `crycli predict` without -m, which it names."""
+    from crycli import console
+    from crycli.builtin import BUNDLE
+
+    console.note("Model: the built-in detector (cry or not_cry), not a medical device; -m takes another.")
+    return str(BUNDLE)
 
 
 def _refuse_predict_flags(
@@ -733,8 +754,7 @@ def _predict_live(model: str, output: str | None, settings: Config, *, force: bo
 
     if sys.stdin.isatty():
         raise typer.BadParameter(
-            "standard input is the keyboard: pipe sound into it, as in `arecord -f S16_LE -r 16000 | crycli predict - "
-            "-m MODEL`",
+            "standard input is the keyboard: pipe sound into it, as in `arecord -f S16_LE -r 16000 | crycli predict -`",
             param_hint="-",
         )
     file = Path(output) if output is not None else None

@@ -43,6 +43,10 @@ Flag = Literal["quiet", "silent", "clipped", "narrow", "dc_offset", "cut_short",
 """What `crycli prepare` finds wrong with a clip."""
 
 
+Combine = Literal["mean", "max"]
+"""What a recording's probabilities are, of those of its windows; see `events.combine`."""
+
+
 def _no_is_a_word(value: object) -> object:
     # YAML 1.1 reads a bare `no` as false, and `yes` as true.
     return {False: "no", True: "yes"}[value] if isinstance(value, bool) else value
@@ -186,7 +190,7 @@ class ModelConfig(Section):
 
     backbone: str = Field(default="facebook/wav2vec2-base-100k-voxpopuli", min_length=1)
     """A hub name or a folder with a wav2vec2, hubert, wavlm, data2vec-audio or unispeech-sat checkpoint; mini: a small
-    wav2vec2 of crycli's own, without a download."""
+    wav2vec2 with the weights of crycli's own cry detector, without a download; mini-random: the same from scratch."""
     pooling: Literal["mean", "sum", "max", "attention", "mean_std"] = "mean"
     """How the frames of a clip become one vector: mean, sum, max, attention (learned weights), mean_std (mean and
     standard deviation); padding never counts."""
@@ -199,7 +203,7 @@ class ModelConfig(Section):
     training a backbone of base size takes on a CPU."""
     freeze: Literal["auto", "none", "encoder", "backbone"] = "auto"
     """What is not trained: none, the convolutions (encoder), all but the head (backbone: what it says about each clip
-    is then computed once and kept); auto: none for mini, encoder otherwise."""
+    is then computed once and kept); auto: none for mini and mini-random, encoder otherwise."""
     lora_rank: Annotated[int, Field(ge=1)] | None = None
     """Train low-rank adapters of this rank in place of the backbone's weights (pip install crycli[lora]); they are
     merged into the saved model. null: none."""
@@ -243,7 +247,7 @@ class TrainConfig(Section):
     """Fine-tuning."""
 
     epochs: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
-    """Passes over the training part; auto: 60 for mini and for a head alone, 10 for a pretrained backbone."""
+    """Passes over the training part; auto: 60 for mini, mini-random and a head alone, 10 for another backbone."""
     batch_size: int = Field(default=8, ge=1)
     """Clips in one forward pass."""
     gradient_accumulation: int = Field(default=1, ge=1)
@@ -264,8 +268,8 @@ class TrainConfig(Section):
     logit_adjustment: float = Field(default=0.0, ge=0.0)
     """Adds so much of the logarithm of each label's share to its logit while training; 0: off, 1: as published."""
     learning_rate: Annotated[float, Field(gt=0.0, lt=1.0)] | Literal["auto"] = "auto"
-    """Peak learning rate; auto: 0.001 for mini and for a head alone, 0.0003 with LoRA, 0.00003 for a pretrained
-    backbone."""
+    """Peak learning rate; auto: 0.0005 for mini, 0.001 for mini-random and a head alone, 0.0003 with LoRA, 0.00003 for
+    another backbone."""
     backbone_rate: float = Field(default=1.0, gt=0.0, le=1.0)
     """The backbone's learning rate, as a share of the head's."""
     unfreeze_layers: int = Field(default=0, ge=0)
@@ -352,6 +356,9 @@ class PredictConfig(Section):
     """Longer recordings are answered window by window, in windows of so many seconds; auto: as the model was made."""
     hop: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
     """Seconds from the start of a window to the next one's; auto: as the model says, else windows without overlap."""
+    combine: Combine | Literal["auto"] = "auto"
+    """What a recording's probabilities are: mean, those over its windows; max, for event_labels the highest of any
+    window, and the other labels share what is left; auto: as the model says, else mean."""
     threshold: float | None = Field(default=None, ge=0, le=1)
     """Answer "unsure" below this confidence."""
     precision: float | None = Field(default=None, gt=0, le=1)
@@ -363,7 +370,8 @@ class PredictConfig(Section):
     sort: Literal["input", "path", "label", "confidence"] = "input"
     """The order of the rows: as the recordings were given, by path, by label, or the surest first."""
     event_labels: list[str] | Literal["auto"] = "auto"
-    """Labels whose events are looked for; auto: all but those called noise, silence, background, other, not_..."""
+    """Labels whose events are looked for, and combine's; auto: all but those called noise, silence, background, other,
+    not_..."""
     event_onset: Annotated[float, Field(gt=0, le=1)] | Literal["auto"] = "auto"
     """An event reaches this probability somewhere; auto: as the model says, else 0.5."""
     event_offset: Annotated[float, Field(gt=0, le=1)] | Literal["auto"] = "auto"

@@ -34,7 +34,7 @@ from crycli.outputs import (
 )
 from crycli.predictions import columns, to_row
 from crycli.progress import OnStep, Step, silent
-from crycli.resuming import refuse_other_settings
+from crycli.resuming import refuse_other_backbone, refuse_other_settings
 from crycli.splitting import assign_folds, split_off
 
 PLAN_FILE = "folds.json"
@@ -319,6 +319,8 @@ def _run_fold(plan: _Plan, fold: int, output: Path, config: Config, on_step: OnS
         return
     from crycli import training
 
+    for other in sorted(output.glob("fold-*/checkpoints"))[:1]:  # all folds start from the same weights
+        refuse_other_backbone(other, config)
     make_folder(folder / "data")
     for part, clips in plan.parts[fold].items():
         write_manifest(folder / "data" / f"{part}.csv", clips)

@@ -372,7 +372,7 @@ def _preprocess(
 
 
 def _read_clip(excerpt: Excerpt, rate: int, config: Config) -> audio.Samples:
-    samples = audio.load(excerpt.path, rate, excerpt.start, excerpt.end)
+    samples = audio.load(excerpt.path, rate, excerpt.start, excerpt.end, config.limits.to_limits())
     audio.refuse_short(len(samples) / rate, config.data.min_seconds)
     return samples
 
@@ -393,7 +393,7 @@ def _fingerprint(
         except OSError:
             state = []
         recordings.append([str(path.absolute()), label, start, end, *state])
-    settings = [config.data.min_seconds, extractor.sampling_rate]
+    settings = [config.data.min_seconds, extractor.sampling_rate, config.limits.model_dump()]
     code = [Path(module).read_text(encoding="utf-8") for module in (audio.__file__, __file__)]
     decoders = [version(package) for package in ("av", "soundfile", "soxr")]
     content = json.dumps([crycli.__version__, decoders, code, settings, labels, recordings])

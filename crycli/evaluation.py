@@ -70,7 +70,7 @@ def evaluate(
     Writes report.html, report.md, metrics.json, predictions.csv (of the first classifier) and the pictures.
 
     Args:
-        models: a run, its model folder, an exported bundle or a hub name each; the first one is what the report is on.
+        models: each as in `inference.load_predictor`; the first one is what the report is on.
         data: a folder that `prepare_dataset_csv` wrote.
         output: the folder for the report.
         config: `eval.split` names the part; the defaults where None.

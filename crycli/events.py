@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from crycli.config import Combine
 from crycli.predictions import Windows
 
 DEFAULT_ONSET = 0.5
@@ -65,6 +66,36 @@ def event_labels(labels: Sequence[str]) -> tuple[str, ...]:
     All but those that stand for nothing that happens, such as noise or not_crying; where that leaves none, all.
     """
     return tuple(label for label in labels if not ABSENCE.fullmatch(label)) or tuple(labels)
+
+
+def combine(
+    probabilities: npt.NDArray[np.floating], labels: Sequence[str], events: Sequence[str], how: Combine
+) -> npt.NDArray[np.float64]:
+    """The probabilities of a recording, from those of its windows.
+
+    With "max" a label of events has the highest probability of any window: a baby that cries in one window has cried in
+    the recording, however long that is. Such maxima are scaled down where they exceed 1 together; the other labels
+    share what is left, in proportion to their means. Calibration takes means (`calibration.fit_temperature`): with
+    "max" it holds for recordings of about a window, and the longer one is, the likelier one of its windows is mistaken.
+
+    Args:
+        probabilities: (windows, labels), each row summing to 1; at least one.
+        labels: in the order of the columns.
+        events: those of them whose events are looked for.
+        how: "mean" or "max".
+
+    Returns:
+        (labels,), summing to 1.
+    """
+    mean: npt.NDArray[np.float64] = np.asarray(probabilities, np.float64).mean(axis=0)
+    if how == "mean":
+        return mean
+    chosen = np.isin(labels, events)
+    found = np.where(chosen, probabilities.max(axis=0), 0.0).astype(np.float64)
+    rest = mean[~chosen].sum()
+    if rest > 0.0:
+        found[~chosen] = mean[~chosen] * max(0.0, 1.0 - found.sum()) / rest
+    return np.asarray(found / found.sum())
 
 
 def find_events(windows: Windows, labels: Sequence[str], policy: EventPolicy) -> list[Event]:

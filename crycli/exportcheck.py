@@ -12,7 +12,9 @@ import numpy.typing as npt
 
 from crycli import audio, metrics
 from crycli.audio import Excerpt, Samples
+from crycli.config import Combine
 from crycli.errors import AudioError, DataError
+from crycli.events import combine
 from crycli.limits import Limits
 from crycli.networks import Network, Probabilities, softmax
 from crycli.progress import OnStep, Step, silent
@@ -41,6 +43,8 @@ class Sounds:
         shortest: samples of the shortest clip.
         temperature: what the logits are divided by.
         limits: what decoding accepts.
+        events: the labels whose events are looked for.
+        combine: what a clip's probabilities are, of those of its windows.
     """
 
     labels: tuple[str, ...]
@@ -51,6 +55,8 @@ class Sounds:
     shortest: int
     temperature: float
     limits: Limits
+    events: tuple[str, ...] = ()
+    combine: Combine = "mean"
 
 
 @dataclass(frozen=True)
@@ -97,14 +103,14 @@ class _Tally:
     Attributes:
         differences: the largest one of each window or batch.
         seconds: (windows, 2) that each network took.
-        means: for each clip (2, labels), the mean probabilities over its windows.
+        answers: for each clip (2, labels), its probabilities.
         labels: the known ones of the clips; empty where not known.
         groups: of the clips.
     """
 
     differences: list[float] = field(default_factory=list)
     seconds: list[tuple[float, float]] = field(default_factory=list)
-    means: list[Probabilities] = field(default_factory=list)
+    answers: list[Probabilities] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
     groups: list[str] = field(default_factory=list)
 
@@ -128,29 +134,28 @@ def compare(
     total = len(clips) or 2 * SYNTHETIC_LENGTHS
     for number, (clip, windows) in enumerate(_read(clips, sounds) if clips else _synthetic(sounds), start=1):
         try:
-            mean = _mean_answers(before, after, sounds, windows, tally)
+            answer = _answer_clip(before, after, sounds, windows, tally)
         except AudioError as error:
             logger.warning("left out %s: %s", clip.excerpt.path, error)
             continue
-        tally.means.append(mean)
+        tally.answers.append(answer)
         tally.labels.append(clip.label)
         tally.groups.append(clip.group)
         on_step(Step("compare", number, total))
-    if not tally.means:
+    if not tally.answers:
         raise DataError("none of the clips to compare the networks on can be read")
     return _conclude(tally, sounds, synthetic=not clips)
 
 
-def _mean_answers(
+def _answer_clip(
     before: Network, after: Network, sounds: Sounds, windows: Iterable[Samples], tally: _Tally
 ) -> Probabilities:
-    """(2, labels), the mean probabilities of both networks over the windows of a clip."""
-    sums = np.zeros((2, len(sounds.labels)))
-    count = 0
+    """(2, labels), the probabilities of both networks for a clip."""
+    found: list[Probabilities] = []
     for window in windows:
         values = _prepare(window, sounds)[None]
         took = [0.0, 0.0]
-        answers = np.zeros_like(sums)
+        answers = np.zeros((2, len(sounds.labels)))
         # In turns, so that what else the machine does falls on both alike.
         order = (0, 1) if len(tally.seconds) % 2 == 0 else (1, 0)
         for side in order:
@@ -160,9 +165,9 @@ def _mean_answers(
             answers[side] = softmax(output.logits / np.float32(sounds.temperature))[0]
         tally.seconds.append((took[0], took[1]))
         tally.differences.append(float(np.abs(answers[0] - answers[1]).max()))
-        sums += answers
-        count += 1
-    return np.asarray(sums / count)
+        found.append(answers)
+    sides = np.stack(found, axis=1)  # (2, windows, labels)
+    return np.stack([combine(side, sounds.labels, sounds.events, sounds.combine) for side in sides])
 
 
 def _padded_difference(before: Network, after: Network, sounds: Sounds) -> float:
@@ -216,27 +221,27 @@ def _prepare(samples: Samples, sounds: Sounds) -> Samples:
 
 
 def _conclude(tally: _Tally, sounds: Sounds, *, synthetic: bool) -> Comparison:
-    means = np.stack(tally.means)  # (clips, 2, labels)
-    other = means[:, 0].argmax(axis=1) != means[:, 1].argmax(axis=1)
-    apart = np.abs(means[:, 0] - means[:, 1]).max(axis=1) > SAME
+    answers = np.stack(tally.answers)  # (clips, 2, labels)
+    other = answers[:, 0].argmax(axis=1) != answers[:, 1].argmax(axis=1)
+    apart = np.abs(answers[:, 0] - answers[:, 1]).max(axis=1) > SAME
     middle = np.median(np.array(tally.seconds), axis=0) * 1000
     return Comparison(
-        clips=len(means),
+        clips=len(answers),
         synthetic=synthetic,
         largest_difference=float(np.array(tally.differences).max()),
         flipped=int((other & apart).sum()),
         milliseconds=(float(middle[0]), float(middle[1])),
-        scores=_score(means, tally, sounds),
+        scores=_score(answers, tally, sounds),
     )
 
 
 def _score(
-    means: npt.NDArray[np.float64], tally: _Tally, sounds: Sounds
+    answers: npt.NDArray[np.float64], tally: _Tally, sounds: Sounds
 ) -> tuple[metrics.Report, metrics.Report] | None:
     known = [number for number, label in enumerate(tally.labels) if label]
-    if not known or not np.isfinite(means).all():
+    if not known or not np.isfinite(answers).all():
         return None
     truth = np.array([sounds.labels.index(tally.labels[number]) for number in known], dtype=np.int64)
     groups = [tally.groups[number] for number in known]
-    before, after = (metrics.score(sounds.labels, truth, means[known, side], groups) for side in (0, 1))
+    before, after = (metrics.score(sounds.labels, truth, answers[known, side], groups) for side in (0, 1))
     return before, after

@@ -14,8 +14,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from crycli import __version__, pages
 from crycli.audio import Excerpt
+from crycli.builtin import MODEL, resolve
 from crycli.bundles import BUNDLE_FILE, NETWORK_FILES, hash_files
 from crycli.calibration import CALIBRATION_FILE
 from crycli.checkpoint import EVENT_SETTINGS, Classifier, find_classifier, load_model, read_json
@@ -37,6 +40,8 @@ OWNED_FILES = {*NETWORK_FILES.values(), LABELS_FILE, README_FILE, *CARRIED_FILES
 EXACT = {"max_difference": 1e-4, "max_flipped": 0.0}
 INT8 = {"max_difference": 0.2, "max_flipped": 0.05}
 """The limits of the check where the settings leave them to crycli; of labels for recordings alone."""
+
+FEWEST_HALVES = 1024  # weights of a tensor: for fewer a cast is not worth its node
 
 VERSIONS = ("torch", "transformers", "onnx", "onnxruntime", "numpy", "soundfile", "soxr")
 
@@ -102,7 +107,7 @@ def export_bundle(
     What `config.predict` says about windows, events and the answer `unsure` becomes the bundle's own.
 
     Args:
-        model: a run, a model folder or a hub name.
+        model: a run, a model folder, a hub name, or "detector" for the one that comes with crycli.
         output: the folder of the bundle.
         config: its `export`, `predict` and `limits` are used.
         clips: recordings to compare the bundle with the checkpoint on.
@@ -118,7 +123,7 @@ def export_bundle(
     """
     config = config or Config()
     refuse_existing(output, force=force)
-    classifier = find_classifier(model, offline=config.offline)
+    classifier = find_classifier(resolve(model, MODEL), offline=config.offline)
     if classifier.kind != "checkpoint":
         raise CheckpointError(f"{model} is an exported bundle already: export from the run or its model folder")
     calibration = read_calibration(classifier.folder)
@@ -165,6 +170,8 @@ def _sounds(classifier: Classifier, policy: WindowPolicy, config: Config, shorte
         shortest=shortest,
         temperature=temperature,
         limits=config.limits.to_limits(),
+        events=policy.events.labels,
+        combine=policy.combine,
     )
 
 
@@ -176,6 +183,7 @@ def _write_network(classifier: Classifier, config: Config, folder: Path) -> tupl
     _trace(classifier.folder, file, config.export.opset)
     if config.export.format == "onnx-int8":
         _quantize(file)
+    _store_halves(file)
     return file, classifier.shortest_samples
 
 
@@ -259,6 +267,35 @@ def _quantize(file: Path) -> None:
             weight_type=QuantType.QInt8,
         )
     smaller.replace(file)
+
+
+def _store_halves(file: Path) -> None:
+    """Store weights that half precision holds exactly in it: half the size, and the same answers.
+
+    Such are those of a model that was saved in half precision. onnxruntime casts them to float32 once, when it loads
+    them.
+    """
+    import onnx
+    from onnx import numpy_helper
+
+    model = onnx.load(file)
+    casts = []
+    for weights in list(model.graph.initializer):
+        values = numpy_helper.to_array(weights)
+        if values.dtype != np.float32 or values.size < FEWEST_HALVES:
+            continue
+        with np.errstate(over="ignore"):
+            halves = values.astype(np.float16)
+        if np.array_equal(halves.astype(np.float32), values):
+            stored = f"{weights.name}.half"
+            model.graph.initializer.remove(weights)
+            model.graph.initializer.append(numpy_helper.from_array(halves, stored))
+            casts.append(onnx.helper.make_node("Cast", [stored], [weights.name], to=onnx.TensorProto.FLOAT))
+    if casts:
+        nodes = [*casts, *model.graph.node]
+        del model.graph.node[:]
+        model.graph.node.extend(nodes)
+        onnx.save(model, file)
 
 
 @contextmanager
@@ -353,6 +390,7 @@ def _about(
         "shortest_samples": sounds.shortest,
         "threshold": policy.unsure_below if unsure else None,
         "events": {name: value for name, value in events.items() if value != "auto"},
+        "combine": policy.combine,
         "versions": {"python": platform.python_version(), **{name: version(name) for name in VERSIONS}},
         "check": {
             "clips": check.clips,

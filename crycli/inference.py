@@ -21,9 +21,9 @@ from crycli import audio, remote
 from crycli.audio import Excerpt, Location, Samples, as_excerpt, resample_blocks
 from crycli.calibration import CALIBRATION_FILE, Calibration, threshold_for
 from crycli.checkpoint import Classifier, find_classifier, read_json
-from crycli.config import Config, PredictConfig
+from crycli.config import Combine, Config, PredictConfig
 from crycli.errors import AudioError, CheckpointError, ConfigError
-from crycli.events import DEFAULT_ONSET, OFFSET_SHARE, EventPolicy, event_labels
+from crycli.events import DEFAULT_ONSET, OFFSET_SHARE, EventPolicy, combine, event_labels
 from crycli.limits import Limits
 from crycli.networks import (
     Array,
@@ -55,12 +55,14 @@ class WindowPolicy:
         hop_seconds: from the start of a window to the next one's.
         unsure_below: the confidence below which the answer is `UNSURE`.
         events: how windows become events.
+        combine: what a recording's probabilities are, of those of its windows.
     """
 
     window_seconds: float
     hop_seconds: float
     unsure_below: float
     events: EventPolicy
+    combine: Combine = "mean"
 
 
 @dataclass
@@ -137,8 +139,8 @@ class Predictor:
     ) -> Iterator[Prediction]:
         """Classify recordings or excerpts, in order, as they are read; one that cannot be read yields its error.
 
-        A recording longer than the window is answered window by window, and its probabilities are the mean over them.
-        It is decoded as it is needed: the memory that is used does not grow with its length.
+        A recording longer than the window is answered window by window; `events.combine` makes its probabilities of
+        theirs. It is decoded as it is needed: the memory that is used does not grow with its length.
 
         Args:
             recordings: what to answer for.
@@ -232,7 +234,7 @@ class Predictor:
         if not np.isfinite(logits).all():
             return Prediction(excerpt.path, error="the model's answer is not a number")
         each = softmax(logits / self.temperature)
-        mean = each.mean(axis=0)
+        found = self._combine(each)
         start = excerpt.start or 0.0
         starts = start + np.array(answering.starts) / self.classifier.sample_rate
         ends = starts + np.array(answering.lengths) / self.classifier.sample_rate
@@ -241,14 +243,18 @@ class Predictor:
             path=excerpt.path,
             start=start,
             end=float(ends[-1]),
-            label=self._label(mean),
-            confidence=float(mean.max()),
-            probabilities=tuple(mean.tolist()),
-            uncalibrated=tuple(softmax(logits).mean(axis=0).tolist()),
+            label=self._label(found),
+            confidence=float(found.max()),
+            probabilities=tuple(found.tolist()),
+            uncalibrated=tuple(self._combine(softmax(logits)).tolist()),
             digest=answering.digest,
             windows=Windows(starts, ends, each),
             embedding=None if embedding is None else (embedding / answering.answered).astype(np.float32),
         )
+
+    def _combine(self, probabilities: Probabilities) -> Probabilities:
+        """(labels,) of a recording, from the (windows, labels) of its windows."""
+        return combine(probabilities, self.labels, self.policy.events.labels, self.policy.combine)
 
     def _label(self, probabilities: Probabilities) -> str:
         best = int(probabilities.argmax())
@@ -316,7 +322,7 @@ def _run(network: Network, windows: list[Samples], *, normalise: bool) -> Output
 
 
 def load_predictor(name: str, config: Config | None = None) -> Predictor:
-    """A predictor from a run, a model folder, an exported bundle or a hub name.
+    """A predictor from a run, a model folder, an exported bundle or a hub name; "detector" comes with crycli.
 
     Raises:
         CheckpointError: there is none, or it is damaged.
@@ -378,7 +384,13 @@ def read_policy(classifier: Classifier, predict: PredictConfig, calibration: Cal
         hop = window
     if hop > window:
         raise ConfigError(f"predict.hop: {hop:g} s is longer than the window of {window:g} s, which would leave gaps")
-    return WindowPolicy(window, hop, _threshold(classifier, predict, calibration), _event_policy(classifier, predict))
+    return WindowPolicy(
+        window_seconds=window,
+        hop_seconds=hop,
+        unsure_below=_threshold(classifier, predict, calibration),
+        events=_event_policy(classifier, predict),
+        combine=classifier.combine if predict.combine == "auto" else predict.combine,
+    )
 
 
 def _event_policy(classifier: Classifier, predict: PredictConfig) -> EventPolicy:

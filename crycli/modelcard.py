@@ -9,8 +9,10 @@ from typing import Any, NamedTuple
 
 from crycli import __version__, metrics, pages, recipe
 from crycli.bootstrap import Interval
+from crycli.checkpoint import backbone_name, folder_name, hub_name
 from crycli.config import Config, flatten
 from crycli.manifest import Clip
+from crycli.mini import MINI, MINI_RANDOM
 from crycli.outputs import write_text
 
 PARTS = ("train", "validation")
@@ -22,6 +24,10 @@ SCORES = {
 }
 """Attributes of `metrics.Report`, and what the card calls them."""
 SHOWN_SECTIONS = ("data", "model", "augment", "train")  # the others do not change the model
+SHOWN_AS = {"model.backbone": backbone_name, "augment.background": folder_name}
+"""Settings that may be a folder of this machine to what the card says of them."""
+ORIGINS = {MINI: ", with the weights of crycli's own cry detector", MINI_RANDOM: ", not pretrained"}
+"""What the card adds to the names of crycli's own backbones."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +132,7 @@ def gather(
     return CardFacts(
         config=config,
         labels=tuple(labels),
-        base_model=_hub_name(config.model.backbone),
+        base_model=hub_name(config.model.backbone),
         weights=weights,
         weights_trained=weights_trained,
         best_epoch=best_epoch,
@@ -154,6 +160,8 @@ def write_card(file: Path, facts: CardFacts) -> None:
     context = {
         "facts": facts,
         "config": facts.config,
+        "backbone": backbone_name(facts.config.model.backbone),
+        "origin": ORIGINS.get(facts.config.model.backbone, ""),
         "version": __version__,
         "epochs": recipe.epochs(facts.config),
         "commonest_label": facts.report.commonest_label,
@@ -162,11 +170,6 @@ def write_card(file: Path, facts: CardFacts) -> None:
         "remark": metrics.remark(facts.report),
     }
     write_text(file, pages.render("model_card.md", context) + "\n")
-
-
-def _hub_name(backbone: str) -> str | None:
-    """The backbone's name on the hub; None for a folder and for mini: what was located is one of the three."""
-    return backbone if "/" in backbone and not Path(backbone).exists() else None
 
 
 def _count(clips: Iterable[Clip]) -> Count:
@@ -180,7 +183,7 @@ def _count(clips: Iterable[Clip]) -> Count:
 def _changed(config: Config) -> dict[str, Any]:
     defaults = flatten(Config())
     return {
-        key: value
+        key: SHOWN_AS[key](value) if key in SHOWN_AS else value
         for key, value in flatten(config).items()
         if key.partition(".")[0] in SHOWN_SECTIONS and value != defaults[key]
     }

@@ -76,6 +76,8 @@ def describe_task(classifier: Classifier, policy: WindowPolicy, config: Config) 
         "model": hashlib.sha256(hashes.encode()).hexdigest()[:16],
         "window": policy.window_seconds,
         "hop": policy.hop_seconds,
+        "combine": policy.combine,
+        "labels of events": list(policy.events.labels) if policy.combine == "max" else [],
         "limits": vars(config.limits.to_limits()),
     }
 

@@ -49,7 +49,7 @@ class Prediction:
         error: why there is no answer; empty where there is one.
         uncalibrated: the probabilities at a temperature of 1.
         digest: of the samples at the classifier's rate, where asked for; the same sound has the same one.
-        windows: the answers that the probabilities are the mean of; None where the recording could not be read.
+        windows: the answers that the probabilities are made of; None where the recording could not be read.
         embedding: (hidden,), the mean of the windows' pooled vectors, where asked for.
     """
 

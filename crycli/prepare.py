@@ -129,8 +129,8 @@ def _warn_of_length(clips: Sequence[Clip], max_seconds: float) -> list[str]:
     if not long:
         return []
     return [
-        f"{counted(long, 'clip')} longer than data.max_seconds ({max_seconds:g} s): training uses the beginning alone; "
-        f"--window cuts recordings into clips"
+        f"{counted(long, 'clip')} longer than data.max_seconds ({max_seconds:g} s): training takes a part of each, "
+        f"another one in each epoch; --window cuts recordings into clips"
     ]
 
 

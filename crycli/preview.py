@@ -139,7 +139,7 @@ def _examples(clips: Sequence[Clip], view: TrainingView, config: Config) -> Iter
     def load(number: int) -> Samples:
         clip = clips[number]
         try:
-            samples = audio.load(clip.path, SAMPLE_RATE, clip.start, clip.end)
+            samples = audio.load(clip.path, SAMPLE_RATE, clip.start, clip.end, config.limits.to_limits())
             audio.refuse_short(len(samples) / SAMPLE_RATE, config.data.min_seconds)
         except AudioError as error:
             raise AudioError(f"{clip.path}: {error}") from None

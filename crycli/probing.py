@@ -16,6 +16,7 @@ from crycli.audio import Excerpt, Samples
 from crycli.cache import Cache
 from crycli.errors import AudioError
 from crycli.fingerprint import Fingerprint
+from crycli.limits import Limits
 from crycli.measures import Measures, Meter
 from crycli.parallel import map_processes
 from crycli.progress import OnStep, Step, silent
@@ -31,11 +32,13 @@ class Windowing:
         window: seconds; None where a recording is a clip.
         hop: seconds from one window's start to the next one's.
         min_seconds: what is shorter is no clip.
+        limits: what decoding accepts.
     """
 
     window: float | None
     hop: float | None
     min_seconds: float
+    limits: Limits = field(default_factory=Limits)
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ class Probe:
 
 def probe(excerpt: Excerpt, windowing: Windowing) -> Probe:
     """Decode a recording or an excerpt, block by block, and measure its clips."""
-    reader = audio.Reader(excerpt.path, excerpt.start, excerpt.end)
+    reader = audio.Reader(excerpt.path, excerpt.start, excerpt.end, windowing.limits)
     collector = _Windows(windowing, start=excerpt.start)
     identity = _Identity()
     try:

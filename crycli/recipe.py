@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from crycli.config import Config
-from crycli.mini import MINI
+from crycli.mini import MINI, MINI_RANDOM
 
-LEARNING_RATES = {"fresh": 1e-3, "lora": 3e-4, "pretrained": 3e-5}
-"""From scratch; adapters, as in LoRA (arXiv 2106.09685); fine-tuning, as in wav2vec 2.0 (arXiv 2006.11477)."""
+Start = Literal["fresh", "mini", "pretrained"]
 
-EPOCHS = {"fresh": 60, "pretrained": 10}
-"""What starts from nothing learns longer, and an epoch of it costs far less."""
+LEARNING_RATES = {"fresh": 1e-3, "mini": 5e-4, "lora": 3e-4, "pretrained": 3e-5}
+"""From scratch; from the detector's weights; adapters, as in LoRA (arXiv 2106.09685); fine-tuning, as in wav2vec 2.0
+(arXiv 2006.11477)."""
+
+EPOCHS = {"fresh": 60, "mini": 60, "pretrained": 10}
+"""What starts from nothing learns longer, and an epoch of it, and of any mini, costs far less."""
 
 
 def effective_freeze(config: Config) -> str:
     """What is frozen: "none", "encoder" or "backbone"."""
     if config.model.freeze != "auto":
         return config.model.freeze
-    return "none" if config.model.backbone == MINI else "encoder"
+    return "none" if config.model.backbone in (MINI, MINI_RANDOM) else "encoder"
 
 
-def starts_fresh(config: Config) -> bool:
-    """Whether all that is trained starts from nothing: mini, or a head alone."""
-    return config.model.backbone == MINI or effective_freeze(config) == "backbone"
+def start(config: Config) -> Start:
+    """What is trained starts from: nothing ("fresh": mini-random, or a head alone), mini's or other weights."""
+    if config.model.backbone == MINI_RANDOM or effective_freeze(config) == "backbone":
+        return "fresh"
+    return "mini" if config.model.backbone == MINI else "pretrained"
 
 
 def learning_rate(config: Config) -> float:
@@ -30,11 +37,11 @@ def learning_rate(config: Config) -> float:
         return config.train.learning_rate
     if config.model.lora_rank is not None:
         return LEARNING_RATES["lora"]
-    return LEARNING_RATES["fresh" if starts_fresh(config) else "pretrained"]
+    return LEARNING_RATES[start(config)]
 
 
 def epochs(config: Config) -> int:
     """Passes over the training part."""
     if config.train.epochs != "auto":
         return config.train.epochs
-    return EPOCHS["fresh" if starts_fresh(config) else "pretrained"]
+    return EPOCHS[start(config)]

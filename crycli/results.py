@@ -20,7 +20,17 @@ from crycli.errors import ConfigError, OutputError
 from crycli.journal import Journal, replacing
 from crycli.outputs import refuse_existing, refuse_unwritable
 from crycli.predictions import Prediction, Row, path_text
-from crycli.tables import Form, Layout, Sort, require_pyarrow, sort_rows, sorted_rows, text_form, write_parquet
+from crycli.tables import (
+    Form,
+    Layout,
+    Sort,
+    count_errors,
+    require_pyarrow,
+    sort_rows,
+    sorted_rows,
+    text_form,
+    write_parquet,
+)
 from crycli.vectors import raw_vector, vector_form, write_vectors
 
 BESIDE_ENDINGS: dict[Form, str] = {
@@ -240,6 +250,7 @@ class FileResults(Results):
         self.finished = resume and not progress.exists() and all(path.exists() for path in targets)
         if self.finished:
             self._remove_partials()
+            self.failed = 0 if output is None else count_errors(output, form)
             return
         refuse_taken(targets, resume=resume, force=force)
         whole_task = {**_describe(recordings, layout, form, sort, embeddings), **(task or {})}

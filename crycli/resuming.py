@@ -12,7 +12,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from crycli.checkpoint import read_json
+from crycli.checkpoint import hash_weights, locate_backbone, read_json
 from crycli.config import Config, flatten, load_config
 from crycli.dataset import PreparedData
 from crycli.errors import CheckpointError, ConfigError, DataError
@@ -26,6 +26,9 @@ LEARNT_FROM = frozenset({"data", "model", "augment", "train"})
 
 CLIPS_FILE = "clips.csv"
 CLIP_COLUMNS = ("part", "path", "start", "end", "label", "digest")
+
+BACKBONE_FILE = "backbone.json"
+"""The SHA-256 of the weights that a run started from: those of mini may be others in another version of crycli."""
 
 CHECKPOINT_NAME = re.compile(r"checkpoint-(\d+)")
 
@@ -98,6 +101,21 @@ def refuse_other_settings(output: Path, config: Config) -> None:
     ]
     if changed:
         raise ConfigError(f"cannot resume {output}: {'; '.join(changed)}: resume with the same settings, or start anew")
+
+
+def write_backbone(folder: Path, backbone: Path | None) -> None:
+    """Write down which weights, those of `checkpoint.locate_backbone`, a run starts from."""
+    write_json(folder / BACKBONE_FILE, hash_weights(backbone))
+
+
+def refuse_other_backbone(folder: Path, config: Config) -> None:
+    """Raise `ConfigError` where a run was begun with other weights than those that its backbone has now."""
+    file = folder / BACKBONE_FILE
+    if file.is_file() and read_json(file) != hash_weights(locate_backbone(config)):
+        raise ConfigError(
+            f"cannot resume {folder.parent}: the weights of {config.model.backbone} (model.backbone) are not those "
+            f"that it was begun with: put them back, or start anew"
+        )
 
 
 def write_clips(folder: Path, prepared: PreparedData) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crycli import __version__, recipe
-from crycli.checkpoint import read_json
+from crycli.checkpoint import hash_weights, locate_backbone, read_json
 from crycli.config import Config, Interval, flatten, load_config, setting_paths, to_yaml
 from crycli.errors import CheckpointError, ConfigError, CrycliError, DataError, TrainingError
 from crycli.outputs import claim_folder, make_folder, refuse_existing, settle, write_bytes, write_json, write_text
@@ -147,14 +147,14 @@ def search(
     if not resume:
         refuse_existing(output, force=force)
     space = _read_space(config)
-    manifests = _hash_manifests(data)
+    begun_with = _hash_manifests(data) | _hash_backbone(config)
     if resume:
         _refuse_other_search(output, config)
         make_folder(output)
     else:
         claim_folder(output, force=force, owned=_owned(output))
     with _open_study(output) as (study, storage):
-        _refuse_other_data(study, manifests, output)
+        _refuse_other_data(study, begun_with, output)
         task = _Search(data, output, config, space, study, storage)
         if not (output / "config.yaml").is_file():
             write_text(output / "config.yaml", to_yaml(config))
@@ -283,6 +283,14 @@ def _hash_manifests(data: Path) -> dict[str, str]:
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
+def _hash_backbone(config: Config) -> dict[str, str]:
+    """The files with the weights that all trials start from; none where that is what is tried."""
+    if "model.backbone" in config.search.space:
+        return {}
+    hashes = hash_weights(locate_backbone(config))
+    return {f"{name} of {config.model.backbone}": key for name, key in hashes.items()}
+
+
 def _refuse_other_search(output: Path, config: Config) -> None:
     """Raise where a search that is to be resumed was begun with another space or other settings, or is no search."""
     if not (output / STUDY_FILE).is_file():
@@ -337,13 +345,13 @@ def _open_study(output: Path) -> Iterator[tuple[Study, RDBStorage]]:
         storage.engine.dispose()
 
 
-def _refuse_other_data(study: Study, manifests: dict[str, str], output: Path) -> None:
-    """Raise where the search was begun with other manifests; note them where it is new."""
+def _refuse_other_data(study: Study, hashes: dict[str, str], output: Path) -> None:
+    """Raise where the search was begun with other manifests or weights; note them where it is new."""
     begun = study.user_attrs.get("manifests")
     if begun is None:
-        study.set_user_attr("manifests", manifests)
+        study.set_user_attr("manifests", hashes)
         return
-    changed = [name for name, key in manifests.items() if begun.get(name) != key]
+    changed = [name for name, key in hashes.items() if begun.get(name, key) != key]
     if changed:
         raise DataError(
             f"cannot resume {output}: {' and '.join(changed)} {'is' if len(changed) == 1 else 'are'} not what it was "

@@ -79,7 +79,7 @@ def survey(
 
     Args:
         found: the recordings; those without a label are rejected unheard.
-        config: `data`, `checks`, `workers` and `cache` are used.
+        config: `data`, `checks`, `limits`, `workers` and `cache` are used.
         together: pairs of recordings, by their numbers among those with a label, that belong to one group.
         kept: where the recordings of an earlier split lie, by `scan.identity`.
         on_step: told of the progress.
@@ -91,7 +91,7 @@ def survey(
     rejected = [Rejected(item.path, item.problem, item.start) for item in found if item.problem]
     recordings = [item for item in found if not item.problem]
     excerpts = [Excerpt(item.path, item.start, item.end) for item in recordings]
-    windowing = Windowing(data.window, data.hop, data.min_seconds)
+    windowing = Windowing(data.window, data.hop, data.min_seconds, config.limits.to_limits())
     cache = cache_folder(config.cache)
     probes = probe_all(excerpts, windowing, workers=config.workers, cache=cache, on_step=on_step)
     # Excerpts of one recording are in one group as it is.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 from abc import ABC, abstractmethod
@@ -15,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crycli.audio import Location
-from crycli.errors import ConfigError
+from crycli.errors import ConfigError, OutputError
 from crycli.events import Event, EventPolicy, find_events
 from crycli.outputs import csv_line
 from crycli.predictions import UNSURE, Prediction, Row, cell_text, columns, path_text, places
@@ -298,6 +299,27 @@ def _parquet_type(name: str) -> pyarrow.DataType:
     if name in TEXT_COLUMNS:
         return pyarrow.string()
     return pyarrow.int64() if name == "rank" else pyarrow.float64()
+
+
+def count_errors(file: Path, form: Form) -> int:
+    """How many rows of a finished file say why a recording has no answer; Audacity's and Raven's never do.
+
+    Raises:
+        OutputError: the file is damaged.
+    """
+    try:
+        if form == "parquet":
+            require_pyarrow()
+            import pyarrow.parquet
+
+            batches = pyarrow.parquet.ParquetFile(file).iter_batches(columns=["error"])
+            return sum(bool(error) for batch in batches for error in batch["error"].to_pylist())
+        with file.open(encoding="utf-8", newline="") as stream:
+            if form == "csv":
+                return sum(bool(row["error"]) for row in csv.DictReader(stream))
+            return sum(bool(json.loads(line)["error"]) for line in stream) if form == "jsonl" else 0
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        raise OutputError(f"{file} is not what was written, and cannot be read: make it anew with --force") from error
 
 
 def sort_rows(rows: Iterable[Row], sort: Sort) -> list[Row]:

@@ -47,7 +47,14 @@ from crycli.networks import pick_device
 from crycli.outputs import claim_folder, make_folder, refuse_existing, write_bytes, write_json, write_text
 from crycli.parallel import process_count, process_rank, worker_count
 from crycli.progress import OnStep, silent
-from crycli.resuming import newest_checkpoint, refuse_other_clips, refuse_other_settings, write_clips
+from crycli.resuming import (
+    newest_checkpoint,
+    refuse_other_backbone,
+    refuse_other_clips,
+    refuse_other_settings,
+    write_backbone,
+    write_clips,
+)
 from crycli.sampling import ClipSampler
 from crycli.trainer import HISTORY_COLUMNS, CTCTrainer, OnEpoch, Task, Unfreezing, best_epoch, history
 
@@ -68,7 +75,7 @@ class Setup:
     Attributes:
         output: the run's folder.
         config: the configuration.
-        backbone: the folder of its weights; None for mini.
+        backbone: the folder of its weights; None for mini-random.
         prepared: the clips.
         device: torch's name for it.
         precision: "no", "fp16" or "bf16".
@@ -137,7 +144,7 @@ def train(
     setup = Setup(output, config, backbone, prepared, device, precision, on_step if first else silent, on_epoch)
     network = _build(setup)
     if first:
-        _begin(output, config, prepared, resume=resume, force=force)
+        _begin(setup, resume=resume, force=force)
     started = time.monotonic()
     trainer, network = _fit(setup, network, resume=resume)
     with _inputs_of(network.classifier) as pooled:
@@ -166,17 +173,20 @@ def _refuse_too_few(prepared: PreparedData, config: Config) -> None:
         raise ConfigError("train.select_by: macro_auc needs validation clips of two labels or more")
 
 
-def _begin(output: Path, config: Config, prepared: PreparedData, *, resume: bool, force: bool) -> None:
+def _begin(setup: Setup, *, resume: bool, force: bool) -> None:
     """Claim the run's folder and write down what the run begins with."""
+    output = setup.output
     checkpoints = output / "checkpoints"
     if resume:
         make_folder(output)
-        refuse_other_clips(checkpoints, prepared)
+        refuse_other_clips(checkpoints, setup.prepared)
+        refuse_other_backbone(checkpoints, setup.config)
     else:
         claim_folder(output, force=force, owned=RUN_FILES)
-    write_text(output / "config.yaml", to_yaml(config))
+    write_text(output / "config.yaml", to_yaml(setup.config))
     make_folder(checkpoints)
-    write_clips(checkpoints, prepared)
+    write_clips(checkpoints, setup.prepared)
+    write_backbone(checkpoints, setup.backbone)
 
 
 def _build(setup: Setup) -> SpeechClassification:

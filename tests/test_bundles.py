@@ -118,6 +118,7 @@ def test_labels_that_do_not_fit_the_network_are_refused(
         *(("hop_seconds", value) for value in (-1.0, 11.0, "short", True)),
         *(("threshold", value) for value in (-0.1, 1.1, "high")),
         *(("events", value) for value in ({"onset": 2.0}, {"min_seconds": -1.0}, {"louder": 1}, None)),
+        *(("combine", value) for value in ("median", None, 1)),
         ("format", "tflite"),
     ],
 )
@@ -126,6 +127,13 @@ def test_a_policy_that_makes_no_sense_is_refused(
 ) -> None:
     edit(bundle, **{name: value})
     assert f"{bundle}/bundle.json" in refusal(bundle)
+
+
+def test_a_bundle_that_does_not_say_how_windows_are_combined_means_their_mean(bundle: Path) -> None:
+    about = read_json(bundle / "bundle.json")
+    assert about.pop("combine") == "mean"
+    write_json(bundle / "bundle.json", about)
+    assert find_classifier(str(bundle)).combine == "mean"
 
 
 def test_a_program_of_torch_export_is_not_run(bundle: Path, refusal: Callable[[Path], str]) -> None:

@@ -16,6 +16,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from crycli import recipe
 from crycli.config import Config, Flag, flatten, load_config, setting_paths, to_schema, to_yaml
 from crycli.errors import ConfigError
 
@@ -126,6 +127,7 @@ OTHER_VALUES: dict[str, st.SearchStrategy[Any]] = {
     "predict.rows": st.sampled_from(["auto", "recordings", "windows", "events"]),
     "predict.window": st.just("auto") | st.floats(5.0, 60.0),
     "predict.hop": st.just("auto") | st.floats(0.01, 5.0),
+    "predict.combine": st.sampled_from(["auto", "mean", "max"]),
     "predict.threshold": st.none(),  # it excludes precision
     "predict.top_k": st.none() | st.integers(1, 9),
     "predict.sort": st.sampled_from(["input", "path", "label", "confidence"]),
@@ -442,6 +444,13 @@ def test_the_schema_describes_every_setting() -> None:
             described[f"{name}.{inner}"] = inner_entry.get("description")
     assert set(setting_paths()) <= set(described)
     assert [name for name, text in described.items() if not text] == []
+
+
+def test_what_auto_stands_for_is_said_in_the_schema() -> None:
+    train = json.loads(to_schema())["$defs"]["TrainConfig"]["properties"]
+    for setting, table in {"learning_rate": recipe.LEARNING_RATES, "epochs": recipe.EPOCHS}.items():
+        numbers = {float(number) for number in re.findall(r"\d+(?:\.\d+)?", train[setting]["description"])}
+        assert numbers == set(table.values())
 
 
 def test_the_schema_gives_the_defaults_and_refuses_other_keys() -> None:

@@ -29,6 +29,7 @@ from crycli.config import Config, load_config, to_yaml
 from crycli.crossval import CrossValidation, cross_validate
 from crycli.errors import ConfigError, DataError, OutputError
 from crycli.manifest import PARTS, Clip, read_manifest, write_manifest
+from crycli.outputs import write_json
 from crycli.predictions import Prediction
 from crycli.progress import Step
 
@@ -343,6 +344,14 @@ def test_resuming_with_something_changed_is_refused(
     config = settings("train.epochs=11") if change == "settings" else Config()
     with pytest.raises(kind, match=message):
         cross_validate(data, output, config, 3 if change == "folds" else 2, resume=True)
+
+
+def test_folds_do_not_start_from_different_weights(data: Path, tiny: Config, whole: Done, tmp_path: Path) -> None:
+    output = Path(shutil.copytree(whole.output, tmp_path / "folds"))
+    (output / "fold-2" / "predictions.csv").unlink()
+    write_json(output / "fold-1" / "checkpoints" / "backbone.json", {"model.safetensors": "0" * 64})
+    with pytest.raises(ConfigError, match=r"fold 2 of 3: cannot resume .*fold-1: the weights of .* are not those"):
+        cross_validate(data, output, tiny, 3, resume=True)
 
 
 def test_a_fold_that_fails_is_named_and_what_was_finished_is_kept(small: Path, tiny: Config, tmp_path: Path) -> None:

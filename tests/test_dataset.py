@@ -286,6 +286,13 @@ def test_a_group_on_two_sides_of_a_split_from_elsewhere_is_warned_of(
     assert "groups are in both train.csv and validation.csv" in caplog.text
 
 
+def test_recordings_beyond_the_limits_are_left_out(small: Path) -> None:
+    limited = settings("model.backbone=mini", "limits.max_hours=0.0002")  # 0.72 s
+    reasons = set(prepare_datasets(small, limited).unreadable.values())
+    assert reasons == {"goes on for more than 0.0002 h (limits.max_hours)"}
+    assert prepare_datasets(small, MINI).unreadable == {}
+
+
 def test_a_recording_that_became_readable_is_no_longer_left_out(small: Path) -> None:
     recording = first_clip(small)
     content, times = recording.read_bytes(), recording.stat()

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies
 
-from crycli.events import TINY, Event, EventFinder, EventPolicy, event_labels, find_events
+from crycli.config import Combine
+from crycli.events import TINY, Event, EventFinder, EventPolicy, combine, event_labels, find_events
+from crycli.networks import softmax
 from crycli.predictions import Windows
 
 LABELS = ("cry", "laugh", "noise")
@@ -127,6 +129,43 @@ def test_what_push_gives_while_listening_is_final_and_is_not_given_twice(case: t
         found += events
     found += finder.close()
     assert sorted(found, key=finder.order) == find_events(windows, LABELS, policy)
+
+
+ROWS = strategies.lists(
+    strategies.lists(strategies.floats(-60.0, 60.0), min_size=3, max_size=3).map(
+        lambda row: softmax(np.array([row]))[0]
+    ),
+    min_size=1,
+    max_size=9,
+).map(np.array)
+CHOICES = strategies.sampled_from([(), ("cry",), ("noise", "cry"), LABELS])
+
+
+@given(ROWS, CHOICES, strategies.sampled_from(["mean", "max"]))
+def test_combined_probabilities_sum_to_one_whatever_the_windows_order(
+    each: np.ndarray, events: tuple[str, ...], how: Combine
+) -> None:
+    found = combine(each, LABELS, events, how)
+    assert found.sum() == pytest.approx(1.0)
+    assert ((found >= 0.0) & (found <= 1.0 + 1e-9)).all()
+    np.testing.assert_allclose(combine(each[::-1], LABELS, events, how), found, atol=1e-12)
+    np.testing.assert_allclose(combine(each[:1], LABELS, events, how), each[0], atol=1e-12)
+    if how == "mean":
+        np.testing.assert_allclose(found, each.mean(axis=0))
+
+
+@given(ROWS)
+def test_the_highest_of_any_window_is_the_probability_of_an_event(each: np.ndarray) -> None:
+    found = combine(each, LABELS, ("cry",), "max")
+    assert found[0] == pytest.approx(each[:, 0].max())
+    mean = each.mean(axis=0)  # the others stand to each other as they do there
+    assert found[1] * mean[2] == pytest.approx(found[2] * mean[1], abs=1e-9)
+
+
+def test_maxima_that_exceed_one_together_are_scaled() -> None:
+    each = np.array([[0.9, 0.1, 0.0], [0.2, 0.6, 0.2]])
+    np.testing.assert_allclose(combine(each, LABELS, ("cry", "laugh"), "max"), [0.6, 0.4, 0.0])
+    np.testing.assert_allclose(combine(each, LABELS, ("cry",), "max"), [0.9, 0.1 * 0.35 / 0.45, 0.1 * 0.1 / 0.45])
 
 
 @pytest.mark.parametrize("hop", [0.25, 0.5, 1.0])

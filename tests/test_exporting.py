@@ -20,6 +20,7 @@ import pytest
 import soundfile
 import torch
 from conftest import cry, settings
+from safetensors.torch import load_file, save_file
 from test_model import KINDS, LAYERS, POOLINGS, network
 
 from crycli.audio import Excerpt, load, normalise
@@ -264,7 +265,7 @@ def test_a_bundle_is_complete_and_keeps_what_the_checkpoint_says(runs: dict[str,
         "flipped": 0,
     }
     found = find_classifier(str(made.folder))
-    assert (found.hop_seconds, found.threshold, dict(found.events)) == (None, None, {})
+    assert (found.hop_seconds, found.threshold, dict(found.events), found.combine) == (None, None, {}, "mean")
     assert made.megabytes[1] == pytest.approx((made.folder / "model.onnx").stat().st_size / 1e6)
     assert min(made.check.milliseconds) > 0
     assert (steps[0].done, steps[-1].done) == (0, steps[-1].total)
@@ -276,11 +277,13 @@ def test_a_bundle_keeps_what_the_settings_say_about_windows_events_and_unsure(
     runs: dict[str, Path], tmp_path: Path
 ) -> None:
     wanted = ("predict.window=2", "predict.hop=0.5", "predict.event_onset=0.6", "predict.event_labels=[low]")
-    config = settings(*wanted, "predict.coverage=0.5", "predict.event_gap_seconds=0.2")
+    config = settings(*wanted, "predict.coverage=0.5", "predict.event_gap_seconds=0.2", "predict.combine=max")
     export_bundle(str(runs["layer"]), tmp_path / "bundle", config)
     found = find_classifier(str(tmp_path / "bundle"))
     assert (found.window_seconds, found.hop_seconds) == (2.0, 0.5)
     assert dict(found.events) == {"labels": ("low",), "onset": 0.6, "gap_seconds": 0.2}
+    assert found.combine == "max"
+    assert "the probability of low is the highest" in (tmp_path / "bundle" / "README.md").read_text()
     asked = load_predictor(str(runs["layer"]), config).policy
     assert found.threshold == pytest.approx(asked.unsure_below)
     assert load_predictor(str(tmp_path / "bundle")).policy == asked
@@ -311,6 +314,21 @@ def test_the_lines_of_the_readme_give_the_answer_of_predict(
     (expected,) = load_predictor(str(runs["group"] if form == "torch" else bundle)).predict([recording])
     assert (label, names) == (expected.label, ("high", "low"))
     np.testing.assert_allclose([float(value) for value in values], expected.probabilities, atol=1e-6)
+
+
+def test_a_model_in_half_precision_becomes_a_bundle_of_half_the_size_with_its_answers(
+    runs: dict[str, Path], tmp_path: Path
+) -> None:
+    model = Path(shutil.copytree(runs["layer"] / "model", tmp_path / "model"))
+    whole = export_bundle(str(model), tmp_path / "whole")
+    stored = [item for item in onnx.load(tmp_path / "whole" / "model.onnx").graph.initializer if ".half" in item.name]
+    assert stored == []
+    halves = {name: tensor.half() for name, tensor in load_file(model / "model.safetensors").items()}
+    save_file(halves, model / "model.safetensors", metadata={"format": "pt"})
+    made = export_bundle(str(model), tmp_path / "half")
+    assert made.check.largest_difference < 1e-5
+    weights = sum(tensor.numel() for tensor in halves.values())
+    assert made.megabytes[1] < whole.megabytes[1] - 1.5e-6 * weights
 
 
 @pytest.mark.parametrize("opset", [18, 20])

@@ -11,7 +11,7 @@ import pytest
 import crycli
 
 LEVELS = (
-    ("errors", "progress", "parallel", "limits"),
+    ("errors", "progress", "parallel", "limits", "builtin"),
     ("config", "outputs", "audio", "journal"),
     ("cache", "pcm", "windows", "remote"),
     (

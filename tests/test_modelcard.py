@@ -108,7 +108,7 @@ def test_the_front_matter_is_what_a_hub_reads(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("backbone", ["mini", "owner/local", "./owner/local"])
+@pytest.mark.parametrize("backbone", ["mini", "mini-random", "owner/local", "./owner/local"])
 def test_a_backbone_that_is_not_from_the_hub_is_no_base_model(
     backbone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,10 +117,22 @@ def test_a_backbone_that_is_not_from_the_hub_is_no_base_model(
     assert "base_model" not in front_matter(written(tmp_path, facts(f"model.backbone={backbone}")))
 
 
+def test_of_a_folder_of_this_machine_the_name_alone_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("anna/backbone", "anna/noises"):
+        (tmp_path / name).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    for root in (f"{tmp_path}/anna", "anna", "../" + tmp_path.name + "/anna"):
+        card = facts(f"model.backbone={root}/backbone", f"augment.background={root}/noises/")
+        text = written(tmp_path, card)
+        assert row(text, "backbone") == ["backbone"]
+        assert (row(text, "model.backbone"), row(text, "augment.background")) == (['"backbone"'], ['"noises"'])
+        assert "anna" not in text
+
+
 def test_the_network_is_described(tmp_path: Path) -> None:
-    text = written(tmp_path, facts("model.backbone=mini", "model.pooling=attention", "model.layers=weighted"))
+    text = written(tmp_path, facts("model.backbone=mini-random", "model.pooling=attention", "model.layers=weighted"))
     assert row(text, "labels") == ["hungry, tired"]
-    assert row(text, "backbone") == ["mini, not pretrained"]
+    assert row(text, "backbone") == ["mini-random, not pretrained"]
     assert (row(text, "pooling"), row(text, "layers")) == (["attention"], ["weighted"])
     assert row(text, "weights") == ["980,000, of which 970,000 were trained"]
     assert f"crycli {__version__}" in text
@@ -206,7 +218,7 @@ def test_settings_that_differ_from_the_defaults_are_listed(tmp_path: Path) -> No
     )
     (changed,) = [table for table in tables(text) if table[0] == ["setting", "value"]]
     assert changed[1:] == [
-        ["augment.background", '"/street|noise_1"'],
+        ["augment.background", '"street|noise_1"'],
         ["train.epochs", "40"],
         ["train.select_by", '"macro_auc"'],
     ]

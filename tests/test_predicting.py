@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from crycli.exporting import export_bundle
 from crycli.inference import load_predictor
+from crycli.manifest import Clip, write_manifest
 from crycli.windows import window_bounds
 
 RATE = 16_000
@@ -83,6 +84,24 @@ def test_windows_cover_the_recording_and_their_mean_is_its_answer(
     assert np.ptp([float(row["p_high"]) for row in rows]) > 0.01
     assert float(whole["p_high"]) == pytest.approx(np.mean([float(row["p_high"]) for row in rows]), abs=1e-5)
     assert (float(whole["start"]), float(whole["end"])) == (0.0, 20.0)
+
+
+def test_of_an_event_the_highest_window_is_the_answer_where_that_is_asked_for(
+    bundle: Path, night: Path, tmp_path: Path, crycli: Callable[..., Outcome]
+) -> None:
+    asked = ["--window", "2", "--hop", "0.7", "--set", "predict.combine=max", "--set", "predict.event_labels=[low]"]
+    highest = max(float(row["p_low"]) for row in read(crycli("predict", night, "-m", bundle, "--windows", *asked).out))
+    (whole,) = read(crycli("predict", night, "-m", bundle, *asked).out)
+    assert float(whole["p_low"]) == pytest.approx(highest, abs=1e-6)
+    assert float(whole["p_high"]) == pytest.approx(1 - highest, abs=1e-6)
+    assert float(whole["confidence"]) == max(float(whole["p_low"]), float(whole["p_high"]))
+    write_manifest(tmp_path / "test.csv", [Clip(night, "low", "night")])
+    assert crycli("-q", "eval", bundle, tmp_path, "-o", tmp_path / "report", *asked[4:]).code == 0
+    (scored,) = read((tmp_path / "report" / "predictions.csv").read_text())
+    (alone,) = read(crycli("predict", night, "-m", bundle, *asked[4:]).out)
+    assert scored["p_low"] == alone["p_low"]
+    (mean,) = read(crycli("predict", night, "-m", bundle).out)
+    assert float(mean["p_low"]) < float(alone["p_low"])
 
 
 def test_a_window_is_answered_as_a_recording_of_it_alone(bundle: Path, night: Path, tmp_path: Path) -> None:
@@ -249,7 +268,9 @@ def test_a_killed_run_goes_on_and_leaves_the_file_of_one_that_was_not(
     assert (tmp_path / "b" / name).read_bytes() == (tmp_path / "a" / name).read_bytes()
     assert [path.name for path in (tmp_path / "b").iterdir()] == [name]
     again = crycli(*task)
+    assert again.code == 3
     assert "Nothing is left to do" in again.err
+    assert "1 of 60 recordings could not be read" in again.err
     other = crycli("predict", many, "-m", bundle, "-o", tmp_path / "b" / name)
     assert other.code == 1
     assert "--force" in other.err
@@ -267,6 +288,11 @@ def test_a_resumed_run_refuses_other_settings_and_shows_the_difference(
     done = crycli("predict", many, "-m", bundle, "-o", tmp_path / "a.csv", "--resume", "--window", "2")
     assert done.code == 1
     assert "window was 10" in done.err
+    done = crycli(
+        *("predict", many, "-m", bundle, "-o", tmp_path / "a.csv", "--resume", "--set", "predict.combine=max")
+    )
+    assert done.code == 1
+    assert "combine was mean" in done.err
 
 
 def live(bundle: Path, *flags: str, rate: int = RATE) -> subprocess.Popen[bytes]:

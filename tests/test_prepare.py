@@ -136,6 +136,12 @@ def test_a_name_unlike_the_others_in_a_flat_folder_is_rejected(tmp_path: Path) -
     assert "no label" in reasons_in(prepare(tmp_path / "raw", tmp_path / "data"))[odd]
 
 
+def test_a_recording_beyond_the_limits_is_rejected_whatever_was_measured_before(cries: Path, tmp_path: Path) -> None:
+    assert not prepare(cries, tmp_path / "all").rejected
+    reasons = set(reasons_in(prepare(cries, tmp_path / "some", "limits.max_hours=0.0002")).values())
+    assert reasons == {"goes on for more than 0.0002 h (limits.max_hours)"}
+
+
 def test_folders_name_the_label_even_of_donateacry_names(tmp_path: Path) -> None:
     for path in list(donateacry(tmp_path / "raw")):
         record(tmp_path / "cleaned" / ("belly_pain" if "-hu" in path.name else "burping") / path.name)

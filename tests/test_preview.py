@@ -43,6 +43,14 @@ def dataset(folder: Path, clips: dict[str, Samples | None]) -> Path:
     return folder
 
 
+def test_a_recording_beyond_the_limits_is_not_decoded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    sounds = {"long": cry(300.0, 2.0), "short": cry(500.0, 0.6), "low": cry(200.0, 0.6)}
+    data = dataset(tmp_path / "data", sounds)
+    files = write_preview(data, tmp_path / "preview", settings("limits.max_hours=0.0004"), 3)
+    assert sum(path.suffix == ".wav" for path in files) == 4
+    assert "0.wav: goes on for more than 0.0004 h (limits.max_hours)" in caplog.text
+
+
 def test_the_folder_holds_pairs_of_recordings_and_a_sheet(data: Path, tmp_path: Path) -> None:
     steps = []
     files = write_preview(data, tmp_path / "preview", changed(), 5, on_step=steps.append)

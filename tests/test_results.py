@@ -140,6 +140,22 @@ def test_a_file_grows_with_each_answer_and_says_that_it_is_unfinished(tmp_path: 
     assert not results.finished
 
 
+@pytest.mark.parametrize("sort", ["input", "confidence"])
+@pytest.mark.parametrize("layout", [LAYOUT, EVENTS, Layout("recordings", LABELS, top_k=2)], ids=lambda item: item.kind)
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_what_is_finished_tells_how_many_recordings_had_no_answer(
+    ending: Form, layout: Layout, sort: Sort, tmp_path: Path
+) -> None:
+    def opened_as(*, resume: bool = False) -> Results:
+        return open_results(RECORDINGS, layout, ending, tmp_path / f"a.{ending}", sort=sort, resume=resume)
+
+    assert run(opened_as()).failed == 1
+    assert (opened_as(resume=True).finished, opened_as(resume=True).failed) == (True, 1)
+    (tmp_path / f"a.{ending}").write_bytes(b"\xff\xfe something else\n1\n")
+    with pytest.raises(OutputError, match="--force"):
+        opened_as(resume=True)
+
+
 def test_what_is_finished_has_nothing_left_to_do(tmp_path: Path, kinds: list[dict[str, Any]]) -> None:
     run(opened(tmp_path, kinds[3]))
     before = content(tmp_path)

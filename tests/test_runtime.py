@@ -19,6 +19,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import crycli
+from crycli.builtin import BUNDLE
 from crycli.errors import MODULES_OF_EXTRAS, missing_extra
 
 ROOT = Path(crycli.__file__).resolve().parents[1]
@@ -106,6 +107,17 @@ def test_a_bundle_gives_the_same_answers_where_only_the_core_is_installed(
     assert found.stdout == answers(process, clip, bundles[norm])
 
 
+def test_the_detector_answers_where_only_the_core_is_installed(
+    restricted: Any, process: Any, cries: Path, tmp_path: Path
+) -> None:
+    clip = cries / "high" / "baby-00-0.wav"
+    found = restricted("predict", clip, "--format", "csv")
+    assert (found.returncode, len(found.stderr.splitlines())) == (0, 1)
+    assert found.stdout == answers(process, clip, BUNDLE)
+    imported = set(json.loads((tmp_path / "modules.json").read_text()))
+    assert imported & {"torch", "transformers", "pandas", "av", "crycli.pages", "sqlite3"} == set()
+
+
 def test_a_short_recording_is_answered_without_imports_that_it_does_not_need(
     restricted: Any, bundles: Mapping[str, Path], cries: Path, tmp_path: Path
 ) -> None:
@@ -134,8 +146,9 @@ def test_help_version_and_configuration_need_nothing_more(restricted: Any, argum
         ["eval", "{bundle}", "{data}", "-o", "{out}"],
         ["predict", "{cries}", "-m", "{run}"],
         ["export", "{run}", "-o", "{out}"],
+        ["export", "detector", "-o", "{out}"],
     ],
-    ids=["prepare", "train", "search", "eval", "predict", "export"],
+    ids=["prepare", "train", "search", "eval", "predict", "export", "export detector"],
 )
 def test_what_needs_more_packages_says_which_in_one_line(
     restricted: Any,
@@ -217,6 +230,7 @@ def test_an_environment_with_the_core_alone_runs_a_bundle(
     found = run(binaries / "crycli", "predict", clip, "-m", bundle, "--format", "csv")
     assert (found.returncode, found.stderr) == (0, "")
     assert found.stdout == answers(process, clip, bundle)
+    assert run(binaries / "crycli", "-q", "predict", clip, "--format", "csv").stdout == answers(process, clip, BUNDLE)
     for heavy in ("torch", "transformers", "pandas", "scipy", "matplotlib"):
         assert run(binaries / "python", "-c", f"import {heavy}").returncode == 1, heavy
     lacking = run(binaries / "crycli", "train", tmp_path, "-o", tmp_path / "run", "--backbone", "mini")

@@ -180,6 +180,7 @@ def test_resuming_what_is_finished_trains_nothing(
         ("space", ConfigError, r"in search.space model.pooling was \['mean', 'max'\] and is now not there"),
         ("settings", ConfigError, "train.epochs was 2 and is now 3"),
         ("clips", DataError, "validation.csv is not what it was begun with"),
+        ("weights", DataError, "model.safetensors of .* is not what it was begun with"),
         ("study", DataError, "is not a search"),
         ("damage", DataError, "search.db is damaged"),
     ],
@@ -189,6 +190,7 @@ def test_resuming_with_something_changed_is_refused(
     tiny: Config,
     whole: Done,
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     change: str,
     kind: type[Exception],
     message: str,
@@ -204,6 +206,8 @@ def test_resuming_with_something_changed_is_refused(
     elif change == "clips":
         lines = (data / "validation.csv").read_text().splitlines(keepends=True)
         (data / "validation.csv").write_text("".join(lines[:-1]))
+    elif change == "weights":
+        monkeypatch.setattr("crycli.search.hash_weights", lambda folder: {"model.safetensors": "0" * 64})
     elif change == "study":
         (output / "search.db").unlink()
     elif change == "damage":

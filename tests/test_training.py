@@ -526,8 +526,8 @@ def test_the_named_flags_end_up_in_the_run(
 
 def test_the_automatic_learning_rate_fits_the_backbone(data: Path, backbones: dict[str, Path], tmp_path: Path) -> None:
     pretrained = train(data, tmp_path / "run", settings(f"model.backbone={backbones['layer']}", "train.epochs=1"))
-    mini = train(data, tmp_path / "mini", settings("model.backbone=mini", "train.epochs=1"))
-    assert (pretrained.args.learning_rate, mini.args.learning_rate) == (3e-5, 1e-3)
+    fresh = train(data, tmp_path / "mini", settings("model.backbone=mini-random", "train.epochs=1"))
+    assert (pretrained.args.learning_rate, fresh.args.learning_rate) == (3e-5, 1e-3)
 
 
 def test_gradient_accumulation_does_not_inflate_the_loss(fit: Train) -> None:
