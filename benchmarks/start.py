@@ -5,8 +5,8 @@
 DATA is what `crycli prepare --folds 5` made of recordings with the labels cry and not_cry, ESC-10's official folds
 among them, RUNS what `crycli train DATA --folds 5` did, ESC10 the folder of ESC-10. There are two tasks: ESC-10's ten
 classes, and cry against not_cry on DATA. Fold by fold, 20, 50 and 100 clips are drawn from the other folds, as many of
-each label and from as many groups as there are; a fifth of them, of groups of their own, chooses the epoch. The test is
-the fold, or 200 clips of it that are drawn in the same way.
+each label and from as many groups as there are; a fifth of them, of groups of their own, chooses the epoch (of 20 clips
+of ten classes half: one of each). The test is the fold, or 200 clips of it that are drawn in the same way.
 
 What is called mini here is RUNS/fold-K, which has learnt from nothing in fold K; `model.backbone: mini` itself has
 learnt from all folds. It has learnt, though, from the very clips that are drawn, and from thousands more, whether they
