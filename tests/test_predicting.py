@@ -354,8 +354,9 @@ def test_a_reader_that_goes_and_a_user_who_stops_end_a_live_run_quietly(bundle: 
     process.stdin.write(bytes(2 * RATE))
     process.stdin.flush()
     assert process.stdout.readline()
+    time.sleep(1.0)  # until it waits for sound, as it does nearly always when somebody stops it
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=20) == 130
+    assert process.wait(timeout=60) == 130
 
 
 def test_long_recordings_take_no_more_memory_than_short_ones(bundle: Path, tmp_path: Path) -> None:
