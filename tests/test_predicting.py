@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from conftest import Outcome, cry, settings
+from conftest import Outcome, cry, interruptible, settings
 from safetensors.torch import load_file, save_file
 
 from crycli.exporting import export_bundle
@@ -297,7 +297,8 @@ def test_a_resumed_run_refuses_other_settings_and_shows_the_difference(
 
 def live(bundle: Path, *flags: str, rate: int = RATE) -> subprocess.Popen[bytes]:
     command = ["-q", "predict", "-", "-m", bundle, "--window", "1", "--hop", "0.5", "--format", "jsonl", *flags]
-    return begin(*command, "--set", f"predict.stream_rate={rate}", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    return begin(*command, "--set", f"predict.stream_rate={rate}", preexec_fn=interruptible, **streams)
 
 
 def test_what_comes_live_is_answered_window_by_window_within_a_hop(bundle: Path) -> None:
@@ -354,9 +355,8 @@ def test_a_reader_that_goes_and_a_user_who_stops_end_a_live_run_quietly(bundle: 
     process.stdin.write(bytes(2 * RATE))
     process.stdin.flush()
     assert process.stdout.readline()
-    time.sleep(1.0)  # until it waits for sound, as it does nearly always when somebody stops it
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=60) == 130
+    assert process.wait(timeout=20) == 130
 
 
 def test_long_recordings_take_no_more_memory_than_short_ones(bundle: Path, tmp_path: Path) -> None:
