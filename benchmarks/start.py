@@ -43,7 +43,7 @@ SIZES = (20, 50, 100)  # labelled clips
 VALIDATION = 0.2  # of them
 TEST_CLIPS = 200  # of a fold, at most
 SCORES = ("balanced_accuracy", "macro_auc")
-SETTINGS = ("model.pooling=mean_std", "model.freeze=none", "data.max_seconds=5")
+SETTINGS = ("model.pooling=statistics", "model.freeze=none", "data.max_seconds=5")
 
 
 @dataclass

@@ -127,6 +127,7 @@ class Augmenter:
                 config.shift_seconds,
                 config.noise_snr_db,
                 config.background,
+                config.equaliser_db,
                 config.low_pass_hz,
                 config.speed,
                 config.pitch_semitones,
@@ -150,9 +151,9 @@ class Augmenter:
 def _compose(config: AugmentConfig, sample_rate: int) -> Compose:
     """The configured transforms, in the order in which sound travels.
 
-    A voice (speed, pitch) is heard from some moment on (shift), in a room (background), through a microphone (noise)
-    and a codec (low pass), at some level (gain) and polarity. So what a shift brings in is filled with background,
-    and above the low pass there is nothing at all, as in recordings from phones.
+    A voice (speed, pitch) is heard from some moment on (shift), in a room (background), through a microphone
+    (equaliser, noise) and a codec (low pass), at some level (gain) and polarity. So what a shift brings in is filled
+    with background, and above the low pass there is nothing at all, as in recordings from phones.
     """
     try:
         import audiomentations as library
@@ -171,6 +172,8 @@ def _compose(config: AugmentConfig, sample_rate: int) -> Compose:
     if config.background:
         backgrounds = Backgrounds(Path(config.background), sample_rate)
         transforms.append(library.Lambda(_add, p=p, backgrounds=backgrounds, snr_db=config.background_snr_db))
+    if config.equaliser_db:
+        transforms.append(library.SevenBandParametricEQ(-config.equaliser_db, config.equaliser_db, p=p))
     if config.noise_snr_db:
         transforms.append(library.AddGaussianSNR(*config.noise_snr_db, p=p))
     if config.low_pass_hz:

@@ -325,7 +325,7 @@ def load_feature_extractor(folder: Path | None) -> Wav2Vec2FeatureExtractor:
 def build_model(
     config: Config, folder: Path | None, labels: list[str], sample_rate: int = SAMPLE_RATE
 ) -> SpeechClassification:
-    """A network to be trained: the backbone's weights and a head from the seed, `train.seed`.
+    """A network to be trained: the backbone's weights and a head from the seed, `train.seed`, or from the folder.
 
     Args:
         config: `model`, SpecAugment in `augment`, `data.min_seconds`, `data.max_seconds` and `train.seed` are used.
@@ -334,7 +334,8 @@ def build_model(
         sample_rate: Hz, of the samples that the network takes.
 
     Raises:
-        CheckpointError: the folder's weights are damaged, or do not fill the backbone.
+        CheckpointError: the folder's weights are damaged, or do not fill the backbone; with `model.keep_head`, it has
+            no head for these labels and this pooling.
     """
     import torch
 
@@ -359,12 +360,17 @@ def build_model(
         settings["attention_dropout"] = config.model.attention_dropout
     torch.manual_seed(config.train.seed)
     model: SpeechClassification
+    if config.model.keep_head:
+        _check_head(config, folder, labels)
     if folder is None:
         model = Wav2Vec2ForSpeechClassification(SpeechClassificationConfig(**(MINI_ARCHITECTURE | settings)))
         initialise(model.backbone, sample_rate)
+    elif config.model.keep_head:
+        model = _load_weights(folder, safetensors_only=True, **settings)
+        _order_head(model, _labels_of(folder), labels)
     else:
         model = _load_weights(folder, safetensors_only=False, **settings)
-        # The head is new even where the folder holds a classifier: its labels may be others, or in another order.
+        # New even where the folder holds a classifier: its labels may be others, or in another order.
         torch.manual_seed(config.train.seed)
         model.reset_head()
     # SpecAugment raises where its masks are longer than a clip, or than the features are many.
@@ -373,6 +379,43 @@ def build_model(
     network.mask_time_length = max(1, min(network.mask_time_length, frames))
     network.mask_feature_length = min(network.mask_feature_length, network.hidden_size)
     return model
+
+
+def _labels_of(folder: Path) -> list[str]:
+    """The labels of a model folder, in the order of its logits; none of a backbone without a head."""
+    names: dict[str, str] = read_json(folder / "config.json").get("id2label", {})
+    return [names[number] for number in sorted(names, key=int)]
+
+
+def _check_head(config: Config, folder: Path | None, labels: Sequence[str]) -> None:
+    name = config.model.backbone
+    if folder is None or not read_json(folder / "config.json").get("model_type", "").startswith(OWN_TYPE):
+        raise CheckpointError(f"model.keep_head: {name} has no head: name a model of `crycli train` in model.backbone")
+    if sorted(_labels_of(folder)) != sorted(labels):
+        raise CheckpointError(
+            f"model.keep_head: the head of {name} tells {', '.join(_labels_of(folder))} apart, and the data bear "
+            f"{', '.join(labels)}: a new head is needed (model.keep_head=false)"
+        )
+    made = read_json(folder / "config.json")
+    for setting, key, wanted in (
+        ("model.pooling", "pooling_mode", config.model.pooling),
+        ("model.layers", "layer_mode", config.model.layers),
+    ):
+        if made.get(key) != wanted:
+            raise CheckpointError(
+                f"model.keep_head: the head of {name} was made with {setting}={made.get(key)}: set it"
+            )
+
+
+def _order_head(model: SpeechClassification, before: Sequence[str], labels: Sequence[str]) -> None:
+    """Bring the logits of a head, which answers with the labels `before`, into the order of `labels`."""
+    import torch
+
+    order = [before.index(label) for label in labels]
+    last: Any = model.classifier.out_proj
+    with torch.no_grad():
+        last.weight.copy_(last.weight[order].clone())
+        last.bias.copy_(last.bias[order].clone())
 
 
 def _spec_augment(augment: AugmentConfig, applied: bool) -> dict[str, Any]:

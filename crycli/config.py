@@ -190,12 +190,17 @@ class ModelConfig(Section):
 
     backbone: str = Field(default="facebook/wav2vec2-base-100k-voxpopuli", min_length=1)
     """A hub name or a folder with a wav2vec2, hubert, wavlm, data2vec-audio or unispeech-sat checkpoint; mini: a small
-    wav2vec2 with the weights of crycli's own cry detector, without a download; mini-random: the same from scratch."""
-    pooling: Literal["mean", "sum", "max", "attention", "mean_std"] = "mean"
+    wav2vec2 with the weights of crycli's own cry detector, without a download; mini-random: the same from scratch. In
+    cross-validation {fold} in the name becomes the number of the fold: a start for each that has not heard it."""
+    pooling: Literal["mean", "sum", "max", "attention", "mean_std", "statistics"] = "mean"
     """How the frames of a clip become one vector: mean, sum, max, attention (learned weights), mean_std (mean and
-    standard deviation); padding never counts."""
+    standard deviation), statistics (those two, the least and the greatest value, and how much it changes from frame to
+    frame); padding never counts."""
     layers: Literal["last", "weighted"] = "last"
     """What is pooled: the last layer, or a learned weighted sum of all."""
+    keep_head: bool = False
+    """Go on from the head of the model that `backbone` names too, whose labels and pooling must be the same; false: a
+    new head."""
     final_dropout: float = Field(default=0.1, ge=0.0, lt=1.0)
     """Dropout in the classification head."""
     attention_dropout: Annotated[float, Field(ge=0.0, lt=1.0)] | Literal["auto"] = "auto"
@@ -225,6 +230,8 @@ class AugmentConfig(Section):
     """A folder of recordings that are mixed in, such as of homes and streets; of each the first 10 minutes."""
     background_snr_db: Decibels = [3.0, 20.0]
     """The signal-to-noise ratio at which they are, from [lowest, highest] dB."""
+    equaliser_db: float = Field(default=0.0, ge=0.0, le=40.0)
+    """The response of another microphone: each of seven bands up to so many dB louder or softer."""
     low_pass_hz: Range | None = None
     """Nothing above a frequency drawn from [lowest, highest] Hz, as in phone recordings; null: not at all."""
     speed: float = Field(default=0.0, ge=0.0, le=0.5)

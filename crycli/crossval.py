@@ -37,6 +37,7 @@ from crycli.progress import OnStep, Step, silent
 from crycli.resuming import refuse_other_backbone, refuse_other_settings
 from crycli.splitting import assign_folds, split_off
 
+FOLD = "{fold}"  # in model.backbone
 PLAN_FILE = "folds.json"
 BY_COLUMN, BY_LABEL = "the column fold", "dealt by label, groups whole"
 SCORES = ("accuracy", "balanced_accuracy", "macro_f1", "macro_auc")
@@ -142,7 +143,8 @@ def cross_validate(
     Args:
         data: a folder that `prepare_dataset_csv` wrote; one of the three CSVs is enough.
         output: the folder for the runs.
-        config: of each run.
+        config: of each run; in `model.backbone` "{fold}" becomes the number of the fold, for a start of its own that
+            has not heard it.
         folds: how many.
         resume: go on where an earlier call was interrupted; the result is that of an uninterrupted one.
         force: replace an earlier run or cross-validation.
@@ -319,14 +321,22 @@ def _run_fold(plan: _Plan, fold: int, output: Path, config: Config, on_step: OnS
         return
     from crycli import training
 
-    for other in sorted(output.glob("fold-*/checkpoints"))[:1]:  # all folds start from the same weights
-        refuse_other_backbone(other, config)
+    own = _of_fold(config, fold)
+    if own == config:
+        for other in sorted(output.glob("fold-*/checkpoints"))[:1]:  # all folds start from the same weights
+            refuse_other_backbone(other, config)
     make_folder(folder / "data")
     for part, clips in plan.parts[fold].items():
         write_manifest(folder / "data" / f"{part}.csv", clips)
     begun = (folder / "config.yaml").is_file()
-    training.train(folder / "data", folder, config, resume=begun, force=not begun, on_step=on_step)
-    _predict(plan.parts[fold]["test"], fold, folder, config, on_step)
+    training.train(folder / "data", folder, own, resume=begun, force=not begun, on_step=on_step)
+    _predict(plan.parts[fold]["test"], fold, folder, own, on_step)
+
+
+def _of_fold(config: Config, fold: int) -> Config:
+    """The configuration of a fold's run, whose backbone may be one of its own."""
+    backbone = config.model.backbone.replace(FOLD, str(fold))
+    return config.model_copy(update={"model": config.model.model_copy(update={"backbone": backbone})})
 
 
 def _predict(clips: Sequence[Clip], fold: int, folder: Path, config: Config, on_step: OnStep) -> None:

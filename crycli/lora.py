@@ -28,12 +28,16 @@ def add_lora(model: SpeechClassification, rank: int) -> None:
         rank: of the adapters, above 0.
 
     Raises:
-        ConfigError: peft is not installed.
+        ConfigError: peft is not installed, or the backbone has no layers to adapt.
     """
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError:
         raise ConfigError("model.lora_rank needs peft: pip install crycli[lora], or set it to null") from None
+    if not model.layers_from_top():
+        raise ConfigError(
+            "model.lora_rank: this backbone, such as mini, has no transformer layers to adapt: set it to null"
+        )
 
     model.freeze_backbone()
     adapters = LoraConfig(r=rank, lora_alpha=ALPHA_OVER_RANK * rank, target_modules=list(ADAPTED))

@@ -45,7 +45,8 @@ from transformers import (
 from transformers.models.wavlm.modeling_wavlm import WavLMAttention
 from transformers.utils.generic import ModelOutput
 
-PoolingMode = Literal["mean", "sum", "max", "attention", "mean_std"]
+PoolingMode = Literal["mean", "sum", "max", "attention", "mean_std", "statistics"]
+POOLED = {"mean_std": 2, "statistics": 5}  # numbers for each feature; one otherwise
 LayerMode = Literal["last", "weighted"]
 
 ATTENTION_WIDTH = 128
@@ -62,7 +63,8 @@ class ClassifierFields:
     pipeline would load the folder with a random head and no more than a warning.
 
     Attributes:
-        pooling_mode: how frames become one vector: "mean", "sum", "max", "attention" or "mean_std".
+        pooling_mode: how frames become one vector: "mean", "sum", "max", "attention", "mean_std" or
+            "statistics".
         layer_mode: what is pooled: the "last" layer, or a learned "weighted" sum of all.
         window_seconds: longer recordings are classified in windows of this length.
         backbone: the checkpoint that training started from.
@@ -235,13 +237,13 @@ class Wav2Vec2ClassificationHead(nn.Module):
 
     def __init__(self, config: Any) -> None:
         super().__init__()
-        width = config.hidden_size * (2 if config.pooling_mode == "mean_std" else 1)
+        width = config.hidden_size * POOLED.get(config.pooling_mode, 1)
         self.dense = nn.Linear(width, config.hidden_size)
         self.dropout = nn.Dropout(config.final_dropout)
         self.out_proj = nn.Linear(config.hidden_size, config.num_labels or 1)
 
     def forward(self, pooled: torch.Tensor) -> torch.Tensor:
-        """Logits, (batch, labels), of pooled features, (batch, hidden), or twice as wide for "mean_std"."""
+        """Logits, (batch, labels), of pooled features, (batch, width)."""
         hidden = torch.tanh(self.dense(self.dropout(pooled)))
         logits: torch.Tensor = self.out_proj(self.dropout(hidden))
         return logits
@@ -260,22 +262,26 @@ def widen(values: torch.Tensor) -> torch.Tensor:
 def pool(hidden: torch.Tensor, valid: torch.Tensor, mode: str) -> torch.Tensor:
     """One vector a clip from its valid frames, without learned weights.
 
-    "mean_std" is statistics pooling (Snyder et al. 2018, "X-vectors: robust DNN embeddings for speaker recognition").
+    "mean_std" is statistics pooling (Snyder et al. 2018, "X-vectors: robust DNN embeddings for speaker recognition");
+    "statistics" adds the extremes, which tell a short cry in a long clip, and the change, which tells its rhythm. Of
+    one frame the change is that of a constant.
 
     Args:
         hidden: (batch, frames, hidden).
         valid: (batch, frames), true where a frame belongs to the clip and not to the padding.
-        mode: "mean", "sum", "max" or "mean_std".
+        mode: "mean", "sum", "max", "mean_std" or "statistics".
 
     Returns:
-        (batch, hidden); for "mean_std" (batch, 2 * hidden), the means before the standard deviations.
+        (batch, hidden); for "mean_std" (batch, 2 * hidden), the means before the standard deviations; for "statistics"
+        (batch, 5 * hidden), followed by the least and the greatest values and the root mean square of the differences
+        between consecutive frames.
 
     Raises:
         ValueError: for another mode.
     """
     outside = ~valid[:, :, None]
     if mode == "max":
-        return hidden.masked_fill(outside, torch.finfo(hidden.dtype).min).amax(dim=1)
+        return _greatest(hidden, outside)
     values = widen(hidden)
     total = values.masked_fill(outside, 0.0).sum(dim=1)
     if mode == "sum":
@@ -284,11 +290,20 @@ def pool(hidden: torch.Tensor, valid: torch.Tensor, mode: str) -> torch.Tensor:
     mean = total / count
     if mode == "mean":
         return mean.to(hidden.dtype)
-    if mode == "mean_std":
+    if mode in POOLED:
         squares = (values - mean[:, None, :]).square().masked_fill(outside, 0.0)
         deviation = (squares.sum(dim=1) / count).clamp(min=LEAST_VARIANCE).sqrt()
-        return torch.cat([mean, deviation], dim=1).to(hidden.dtype)
-    raise ValueError(f"pool takes mean, sum, max or mean_std, not {mode!r}")
+        statistics = [mean, deviation]
+        if mode == "statistics":
+            changes = (values[:, 1:] - values[:, :-1]).square().masked_fill(outside[:, 1:], 0.0)
+            change = (changes.sum(dim=1) / (count - 1).clamp(min=1)).clamp(min=LEAST_VARIANCE).sqrt()
+            statistics += [-_greatest(-hidden, outside), _greatest(hidden, outside), change]
+        return torch.cat([number.to(hidden.dtype) for number in statistics], dim=1)
+    raise ValueError(f"pool takes mean, sum, max, mean_std or statistics, not {mode!r}")
+
+
+def _greatest(hidden: torch.Tensor, outside: torch.Tensor) -> torch.Tensor:
+    return hidden.masked_fill(outside, torch.finfo(hidden.dtype).min).amax(dim=1)
 
 
 def classification_loss(logits: torch.Tensor, labels: torch.Tensor, problem_type: str) -> torch.Tensor:
@@ -456,7 +471,7 @@ class SpeechClassification(PreTrainedModel):
 
         Returns:
             (batch, layers, hidden), each layer by itself, for layer_mode "weighted" with "mean" or "sum"; (batch,
-            width) otherwise, where width is the hidden size, and twice that for "mean_std".
+            width) otherwise, where width is the hidden size, twice that for "mean_std", five times for "statistics".
         """
         if self._sums_after_pooling:
             return torch.stack([pool(layer, valid, self.config.pooling_mode) for layer in hidden_states], dim=1)

@@ -368,7 +368,7 @@ class Unfreezing(TrainerCallback):
         """Choose what this epoch trains."""
         from_top = self._model.layers_from_top()
         count = current_epoch(state) * self._layers
-        all_of_it = count >= len(from_top)
+        all_of_it = 0 < count >= len(from_top)  # mini has no layers
         chosen = {id(parameter) for layer in from_top[:count] for parameter in layer.parameters()}
         for parameter in self._trained:
             parameter.requires_grad = all_of_it or id(parameter) in chosen

@@ -30,6 +30,7 @@ SETTINGS = {
     "shift": ("augment.shift_seconds=0.3",),
     "noise": ("augment.noise_snr_db=[5, 20]",),
     "background": ("augment.background=FOLDER", "augment.background_snr_db=[0, 10]"),
+    "equaliser": ("augment.equaliser_db=12",),
     "low_pass": ("augment.low_pass_hz=[300, 9000]",),
     "speed": ("augment.speed=0.5",),
     "pitch": ("augment.pitch_semitones=12",),
@@ -226,6 +227,22 @@ def test_noise_lies_at_the_configured_level_below_the_clip(
     clip = cry(400, 2.0)
     changed = make(*assignments)(clip, (0, 0, 0, 0))
     assert decibels(changed - clip, clip) == pytest.approx(-10, abs=0.1)
+
+
+def test_an_equaliser_changes_the_bands_and_each_clip_in_another_way(make: Callable[..., Augmenter]) -> None:
+    augmenter, clip = make("augment.equaliser_db=6"), noise(32_000)
+    bands = ((30, 60), (150, 250), (500, 700), (1300, 1700), (3000, 4000), (6000, 7500))
+
+    def level(samples: Samples, low: int, high: int) -> float:
+        return float(10 * np.log10(np.square(np.abs(np.fft.rfft(samples)))[2 * low : 2 * high].mean()))
+
+    before = np.array([level(clip, *band) for band in bands])
+    changes = np.array(
+        [[level(augmenter(clip, (0, 0, index, 0)), *band) for band in bands] - before for index in range(20)]
+    )
+    assert (changes.std(axis=0) > 1).all()  # a uniform draw of 6 dB either way has 3.5
+    assert (np.ptp(changes, axis=1) > 1).all()  # no mere gain
+    assert np.abs(changes).max() < 12  # neighbouring bands add up
 
 
 def test_above_the_low_pass_there_is_nothing_not_even_noise(make: Callable[..., Augmenter]) -> None:

@@ -354,6 +354,21 @@ def test_folds_do_not_start_from_different_weights(data: Path, tiny: Config, who
         cross_validate(data, output, tiny, 3, resume=True)
 
 
+def test_each_fold_can_start_from_a_backbone_of_its_own(tmp_path: Path, untrained: None) -> None:
+    starts = []
+
+    def train(data: Path, output: Path, config: Config, **_: object) -> None:
+        starts.append((output.name, config.model.backbone))
+        (output / "metrics.json").write_text('{"best_epoch": 1}')
+
+    data = write_data(tmp_path / "data", babies(folds=True))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "train", train)
+        cross_validate(data, tmp_path / "folds", settings("model.backbone=starts/{fold}/model"), 3)
+    assert starts == [(f"fold-{fold}", f"starts/{fold}/model") for fold in (1, 2, 3)]
+    assert "starts/{fold}/model" in (tmp_path / "folds" / "config.yaml").read_text()
+
+
 def test_a_fold_that_fails_is_named_and_what_was_finished_is_kept(small: Path, tiny: Config, tmp_path: Path) -> None:
     clips = [item for part in PARTS for item in read_manifest(small / f"{part}.csv")]
     groups = sorted({item.group for item in clips})

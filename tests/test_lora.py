@@ -80,6 +80,11 @@ def test_a_checkpoint_in_training_holds_the_adapters(tmp_path: Path) -> None:
     assert torch.equal(logits(other), logits(model))
 
 
+def test_a_backbone_without_layers_is_refused() -> None:
+    with pytest.raises(ConfigError, match="mini, has no transformer layers"):
+        add_lora(network(num_hidden_layers=0), 2)
+
+
 def test_without_peft_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(ConfigError, match=r"pip install crycli\[lora\]"):

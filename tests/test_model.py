@@ -37,7 +37,7 @@ from crycli.model import (
 
 KINDS = [(family, norm) for family in FAMILIES for norm in NORMS if (family, norm) != ("data2vec-audio", "group")]
 """Families, and the norms that their convolutions come with."""
-POOLINGS = ("mean", "sum", "max", "attention", "mean_std")
+POOLINGS = ("mean", "sum", "max", "attention", "mean_std", "statistics")
 LAYERS = ("last", "weighted")
 LENGTHS = (9_300, 6_000, 400, 3_555)  # samples; 400 are the fewest that the convolutions take
 HEAD = {
@@ -132,6 +132,15 @@ def test_padding_never_counts_in_any_pooling(mode: str, lengths: list[int], seed
         "sum": lambda clip: clip.sum(0),
         "max": lambda clip: clip.amax(0),
         "mean_std": lambda clip: torch.cat([clip.mean(0), clip.var(0, correction=0).clamp(min=1e-5).sqrt()]),
+        "statistics": lambda clip: torch.cat(
+            [
+                clip.mean(0),
+                clip.var(0, correction=0).clamp(min=1e-5).sqrt(),
+                clip.amin(0),
+                clip.amax(0),
+                (clip.diff(dim=0).square().sum(0) / max(1, len(clip) - 1)).clamp(min=1e-5).sqrt(),
+            ]
+        ),
     }
     expected = torch.stack([by_hand[mode](hidden[row, :length]) for row, length in enumerate(lengths)])
     torch.testing.assert_close(pool(hidden, valid, mode), expected)
@@ -292,7 +301,7 @@ def test_what_is_embedded_is_classified_as_by_the_whole_network(pooling: str, la
         embedded = model.embed(*batch)
         assert torch.equal(model.classify(embedded), model(*batch).logits)
     apart = layers == "weighted" and pooling in {"mean", "sum"}
-    width = 32 * (2 if pooling == "mean_std" else 1)
+    width = 32 * {"mean_std": 2, "statistics": 5}.get(pooling, 1)
     assert embedded.shape == ((2, TINY["num_hidden_layers"] + 1, 32) if apart else (2, width))
 
 
