@@ -5,9 +5,9 @@
     python benchmarks/detector.py DATA RUNS [--heldout recordings/heldout.csv -m detector]
 
 DATA bears the labels cry and not_cry and the columns kind (laughter, speech, music, ...) and source. Each clip is
-answered by the run of its fold, which has learnt nothing of its group, in windows of 5 s with a hop of 2.5 s; the highest
-probability of a cry in any of them counts. The two other methods, those of mfcc.py, learn from all clips outside the
-fold.
+answered by the run of its fold, which has learnt nothing of its group, in windows of 5 s with a hop of 2.5 s; the
+highest probability of a cry in any of them counts. The two other methods, those of mfcc.py, learn from all clips
+outside the fold.
 
 Printed, with intervals of 95% from bootstrap samples of whole groups:
 

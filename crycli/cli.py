@@ -310,6 +310,7 @@ def train(
     from crycli import console
     from crycli.checkpoint import locate_backbone
     from crycli.outputs import refuse_existing
+    from crycli.recipe import of_fold
 
     if resume and force:
         raise typer.BadParameter("goes on with a run, and --force replaces it: give one of them", param_hint="--resume")
@@ -335,7 +336,10 @@ def train(
         return
     if process_count() > 1:
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # each process would warn of what concerns nobody
-    locate_backbone(settings)  # what can fail at once does so before the seconds that the next import takes
+    # What can fail at once does so before the seconds that the next import takes.
+    starts = [settings] if folds is None else [of_fold(settings, fold) for fold in range(1, folds + 1)]
+    for start in {each.model.backbone: each for each in starts}.values():
+        locate_backbone(start)
     console.note("loading the training library ...")
     try:
         if folds is not None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from crycli import __version__, metrics
+from crycli import __version__, metrics, recipe
 from crycli.audio import Excerpt
 from crycli.checkpoint import read_json
 from crycli.config import Config, to_yaml
@@ -37,7 +37,6 @@ from crycli.progress import OnStep, Step, silent
 from crycli.resuming import refuse_other_backbone, refuse_other_settings
 from crycli.splitting import assign_folds, split_off
 
-FOLD = "{fold}"  # in model.backbone
 PLAN_FILE = "folds.json"
 BY_COLUMN, BY_LABEL = "the column fold", "dealt by label, groups whole"
 SCORES = ("accuracy", "balanced_accuracy", "macro_f1", "macro_auc")
@@ -321,7 +320,7 @@ def _run_fold(plan: _Plan, fold: int, output: Path, config: Config, on_step: OnS
         return
     from crycli import training
 
-    own = _of_fold(config, fold)
+    own = recipe.of_fold(config, fold)
     if own == config:
         for other in sorted(output.glob("fold-*/checkpoints"))[:1]:  # all folds start from the same weights
             refuse_other_backbone(other, config)
@@ -331,12 +330,6 @@ def _run_fold(plan: _Plan, fold: int, output: Path, config: Config, on_step: OnS
     begun = (folder / "config.yaml").is_file()
     training.train(folder / "data", folder, own, resume=begun, force=not begun, on_step=on_step)
     _predict(plan.parts[fold]["test"], fold, folder, own, on_step)
-
-
-def _of_fold(config: Config, fold: int) -> Config:
-    """The configuration of a fold's run, whose backbone may be one of its own."""
-    backbone = config.model.backbone.replace(FOLD, str(fold))
-    return config.model_copy(update={"model": config.model.model_copy(update={"backbone": backbone})})
 
 
 def _predict(clips: Sequence[Clip], fold: int, folder: Path, config: Config, on_step: OnStep) -> None:

@@ -1,4 +1,4 @@
-"""What `auto` stands for in the settings of a training."""
+"""What the settings of a training stand for: `auto`, and those of a fold."""
 
 from __future__ import annotations
 
@@ -45,3 +45,9 @@ def epochs(config: Config) -> int:
     if config.train.epochs != "auto":
         return config.train.epochs
     return EPOCHS[start(config)]
+
+
+def of_fold(config: Config, fold: int) -> Config:
+    """The configuration of a fold's run: "{fold}" in the name of the backbone becomes its number."""
+    backbone = config.model.backbone.replace("{fold}", str(fold))
+    return config.model_copy(update={"model": config.model.model_copy(update={"backbone": backbone})})
