@@ -14,7 +14,8 @@ Printed, with intervals of 95% from bootstrap samples of whole groups:
 - the AUC of cries against others. Copies of cries that recipes/corpora.py has widened or narrowed are counted apart,
   and so is what holds nothing above 4 kHz by the manifest;
 - the share of each kind that is called a cry at the threshold at which 90% of all cries are, out of fold; each method
-  has its own. The same at 0.5;
+  has its own. The same at 0.5. What is synthesised (of the corpus synthetic) is counted apart too: the network may
+  have learnt from cries of the same synthesiser;
 - what is found in noise at that threshold: each cry with a noise of the same fold, of a kind drawn from household,
   noise, speech and music, at a ratio of the mean powers of both; and the AUC of these against such noises alone;
 - false alarms an hour at that threshold: events, as `crycli predict --events` finds them, in the clips of a kind and
@@ -53,6 +54,7 @@ NOISES = ("household", "noise", "speech", "music")
 SNRS = (20, 10, 5, 0)  # dB
 HOURS_OF = ("speech", "music", "household", "noise")
 """Kinds of which recordings are made to count false alarms."""
+SYNTHESISED = "synthetic"  # the corpus
 MADE = re.compile(r", (widened|narrowed)$")  # at the end of a source
 NARROW_HZ = 4500.0  # nothing above: as 8 kHz sounds; DonateACry has nothing else
 HALF = np.full(len(METHODS), 0.5)
@@ -225,7 +227,8 @@ def print_clips(clips: Sequence[Clip], found: Floats, thresholds: Floats) -> Non
     wide = np.array([(clip.bandwidth_hz or 0.0) > NARROW_HZ for clip in clips])
     kinds, origins = sorted(set(kind[~cries])), sorted(set(origin[cries]))
     given = np.char.startswith(origin, "donateacry")
-    rows = {"everything": cries | ~cries}
+    recorded = np.array([clip.corpus != SYNTHESISED for clip in clips])
+    rows = {"everything": cries | ~cries, "everything recorded": recorded}
     rows |= {"ESC-10, its official folds": origin == "esc10"}
     rows |= {f"{name} against all": np.where(cries, origin == name, True) for name in origins}
     for name, side in (("to 4 kHz", ~wide), ("above", wide)):
@@ -237,6 +240,9 @@ def print_clips(clips: Sequence[Clip], found: Floats, thresholds: Floats) -> Non
         print_auc(name, cries[chosen], groups[chosen], found[chosen])
     parts = {"all cries": cries, **{f"cries, {name}": cries & (origin == name) for name in origins}, "others": ~cries}
     kinds_too = parts | {name: ~cries & (kind == name) for name in kinds}
+    for name in ("others", *kinds):
+        both = {f"{name}, recorded": kinds_too[name] & recorded, f"{name}, synthesised": kinds_too[name] & ~recorded}
+        kinds_too |= both if all(chosen.any() for chosen in both.values()) else {}
     for title, limits, some in (("90% of cries found", thresholds, kinds_too), ("at 0.5", HALF, parts)):
         print_header(f"called a cry, {title}", limits)
         for name, chosen in some.items():
