@@ -43,7 +43,6 @@ WARMUP_SHARE = 0.2  # of the updates; the rate falls by a cosine afterwards
 WEIGHT_DECAY = 0.05
 LABEL_SMOOTHING = 0.02
 MIXUP = 1.0  # of Beta(MIXUP, MIXUP)
-HEARD_FROM = 0.5  # share of a mixture: with that much of a cry in it, it is one
 IGNORED = 2 / 32  # of a batch's cries, those with the greatest loss: some of DonateACry's uploads hold none
 IGNORED_FROM = 0.3  # of the updates: before, what the network finds hard says little
 AVERAGED = 0.005  # share of each update's weights in the running average that is kept
@@ -192,7 +191,6 @@ def _train(
         share = max(share, 1.0 - share)
         other = rng.permutation(len(chosen))
         values, target = (share * mixed + (1.0 - share) * mixed[other] for mixed in (values, target))
-        target = _heard_as(target, cry)
         longer = np.maximum(lengths[chosen, copies], lengths[chosen, copies][other])
         mask = (np.arange(lengths.max())[None, :] < longer[:, None]).astype(np.int64)
         logits = model(values, attention_mask=torch.from_numpy(mask)).logits
@@ -212,15 +210,6 @@ def _train(
     encoder.forward = whole
     model.load_state_dict(average)
     return model.eval()
-
-
-def _heard_as(target: torch.Tensor, cry: int) -> torch.Tensor:
-    """(batch, classes), the shares of mixtures as probabilities: a cry is one long before it drowns the other sound."""
-    share = target[:, cry]
-    heard = (share / HEARD_FROM).clamp(max=1.0 - LABEL_SMOOTHING / target.shape[1])
-    target = target * ((1.0 - heard) / (1.0 - share))[:, None]
-    target[:, cry] = heard
-    return target
 
 
 def _report(model: Any, clips: Sequence[Clip], positive: int, config: Config) -> None:
