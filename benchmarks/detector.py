@@ -14,8 +14,8 @@ Printed, with intervals of 95% from bootstrap samples of whole groups:
 - the AUC of cries against others. Copies of cries that recipes/corpora.py has widened or narrowed are counted apart,
   and so is what holds nothing above 4 kHz by the manifest;
 - the share of each kind that is called a cry at the threshold at which 90% of all cries are, out of fold; each method
-  has its own. The same at 0.5. What is synthesised (of the corpus synthetic) is counted apart too: the network may
-  have learnt from cries of the same synthesiser;
+  has its own. The same at 0.5. What is recorded and what is synthesised (of the corpus synthetic) are counted apart
+  too: a generator that is left out is a cousin of those that were learnt from;
 - what is found in noise at that threshold: each cry with a noise of the same fold, of a kind drawn from household,
   noise, speech and music, at a ratio of the mean powers of both; and the AUC of these against such noises alone;
 - false alarms an hour at that threshold: events, as `crycli predict --events` finds them, in the clips of a kind and

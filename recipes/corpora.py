@@ -2,8 +2,8 @@
 
     python recipes/corpora.py OUT --donateacry DIR --donateacry-raw DIR --esc10 DIR [--packages DIR]
 
-Written are OUT/clips/*.flac and labels.csv; OUT/background/*.flac, to be mixed in while training; OUT/cries/*.flac,
-synthesised ones, to be learnt from and never measured; heldout.csv, which is for a last look alone; and SOURCES.md.
+Written are OUT/clips/*.flac and labels.csv; OUT/background/*.flac, to be mixed in while training; heldout.csv, which is
+for a last look alone; and SOURCES.md.
 
 Cries are DonateACry's (cleaned, and as the phones sent them) and ESC-10's. What is no cry comes from ESC-10, from the
 Debian packages of packages.yaml, from speech synthesisers and from sounds.py. Two things would tell the classes apart
@@ -122,7 +122,6 @@ BACKGROUND_KINDS = ("household", "noise", "nature", "music")
 BACKGROUND_SEED = 1_000_000  # on: none of the clips has these
 BACKGROUND_SECONDS = 10.0
 BACKGROUNDS = 6  # of each generator
-SYNTHESISED_CRIES = 400
 SPOKEN_MINUTES = 25.0
 LAUGHED_MINUTES = 5.0
 BABBLE_MINUTES = 15.0
@@ -758,22 +757,6 @@ def write_background(folder: Path) -> None:
                 soundfile.write(folder / f"{kind}-{name}-{number}.flac", samples, RATE, subtype="PCM_16")
 
 
-def write_cries(corpus: Corpus, folder: Path) -> None:
-    """Synthesised cries, as long as real ones and every fifth short: in no table, so that only real ones are measured.
-
-    DonateACry and ESC-10 have the cries of some 250 babies through a few kinds of microphones; these have other babies
-    and none of their phones.
-    """
-    folder.mkdir()
-    for number in range(SYNTHESISED_CRIES):
-        rng = generator("cry", number)
-        length = corpus.length(rng) if number % SHORT_SHARE else round(RATE * rng.uniform(*SHORT_SECONDS))
-        samples = with_floor(in_a_room(sounds.make("infant_cry", number, length / RATE), rng), rng)
-        if number % 2:
-            samples = narrowed(samples, rng)
-        soundfile.write(folder / f"cry-{number:04d}.flac", np.clip(samples, -1.0, 1.0), RATE, subtype="PCM_16")
-
-
 def write_tables(corpus: Corpus) -> None:
     """labels.csv, heldout.csv and SOURCES.md."""
     for name, rows in (("labels.csv", corpus.rows), ("heldout.csv", corpus.held_out)):
@@ -827,7 +810,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         add_instruments(corpus, given.packages)
     add_short_clips(corpus)
     write_background(given.out / "background")
-    write_cries(corpus, given.out / "cries")
     write_tables(corpus)
     print_kinds(corpus)
 

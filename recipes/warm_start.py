@@ -1,17 +1,15 @@
 """A first training of the detector's network, many times faster than `crycli train`: the start that it goes on from.
 
-    python recipes/warm_start.py DATA -o START -c recipes/detector.yaml --cries corpora/cries
-        [--without COLUMN=VALUE] [--heard FILE]
+    python recipes/warm_start.py DATA -o START -c recipes/detector.yaml [--without COLUMN=VALUE] [--heard FILE]
 
 The first two convolutions of mini-random start as the filters of a spectrogram. Here they stay so, and what they make
 of each training clip and of some augmented copies is computed once. The rest of the network learns from that. START is
 a folder that `model.backbone` takes; `crycli train` then goes on with all weights, chooses the epoch, and calibrates.
 
-DATA is what `crycli prepare` wrote; its validation and test parts are not looked at. --cries are synthesised ones, to
-learn from and not to be measured with. With --without the clips of all parts are learnt from, but for those with that
-value in that column: `fold=1` for cross-validation, `corpus=esc10` for a corpus from which nothing shall be learnt. How
-well these are told apart, each heard as a whole, is printed at the end. --heard keeps what was computed of the clips
-for the next training on the same DATA, some GB.
+DATA is what `crycli prepare` wrote; its validation and test parts are not looked at. With --without the clips of all
+parts are, but for those with that value in that column: `fold=1` for cross-validation, `corpus=esc10` for a corpus from
+which nothing shall be learnt. How well these are told apart, each heard as a whole, is printed at the end. --heard
+keeps what was computed of the clips for the next training on the same DATA, some GB.
 """
 
 from __future__ import annotations
@@ -33,7 +31,6 @@ from crycli.checkpoint import build_model, load_feature_extractor
 from crycli.config import Config, load_config
 from crycli.manifest import PARTS, Clip, read_manifest
 
-LABEL = "cry"
 COPIES = 4  # augmented ones of each clip, beside the clip itself
 FROZEN = 2  # convolutions
 STEPS = 1400
@@ -43,7 +40,8 @@ WARMUP_SHARE = 0.2  # of the updates; the rate falls by a cosine afterwards
 WEIGHT_DECAY = 0.05
 LABEL_SMOOTHING = 0.02
 MIXUP = 1.0  # of Beta(MIXUP, MIXUP)
-IGNORED = 2 / 32  # of a batch's cries, those with the greatest loss: some of DonateACry's uploads hold none
+DOUBTFUL = "cry"  # some of DonateACry's uploads hold none: silence, speech, a television
+IGNORED = 2 / 32  # of the clips with that label in a batch, those with the greatest loss
 IGNORED_FROM = 0.3  # of the updates: before, what the network finds hard says little
 AVERAGED = 0.005  # share of each update's weights in the running average that is kept
 RECALL = 0.9
@@ -56,7 +54,6 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="a folder that `crycli prepare` wrote")
     parser.add_argument("-o", "--output", type=Path, required=True, help="a new folder")
     parser.add_argument("-c", "--config", type=Path, required=True)
-    parser.add_argument("--cries", type=Path, metavar="FOLDER", help="more of them, in .flac files")
     parser.add_argument("--without", metavar="COLUMN=VALUE", default="", help="learn nothing from such clips")
     parser.add_argument("--heard", type=Path, metavar="FILE", help="an .npz file: read where it exists, else written")
     parser.add_argument("--steps", type=int, default=STEPS)
@@ -66,20 +63,17 @@ def main() -> None:
     config = load_config(given.config, ["model.backbone=mini-random", "model.keep_head=false"], {})
     clips = [clip for part in PARTS for clip in read_manifest(given.data / f"{part}.csv")]
     learnt = _are_learnt(clips, given.data, given.without)
-    more = sorted(given.cries.glob("*.flac")) if given.cries else []
-    clips += [Clip(path, LABEL, path.stem) for path in more]
-    learnt = np.append(learnt, np.ones(len(more), bool))
     labels = sorted({clip.label for clip in clips})
     model = build_model(config, None, labels)
     features, lengths = _recall(given.heard, clips, model, config)
     features, lengths = features[learnt], lengths[learnt]
     truth = np.array([labels.index(clip.label) for clip, taken in zip(clips, learnt, strict=True) if taken])
-    cry = labels.index(LABEL)
-    model = _train(model, features, lengths, truth, cry, given.steps, config.train.seed)
+    doubtful = labels.index(DOUBTFUL)
+    model = _train(model, features, lengths, truth, doubtful, given.steps, config.train.seed)
     model.save_pretrained(given.output)
     load_feature_extractor(None).save_pretrained(given.output)
     if given.without:
-        _report(model, [clip for clip, taken in zip(clips, learnt, strict=True) if not taken], cry, config)
+        _report(model, [clip for clip, taken in zip(clips, learnt, strict=True) if not taken], doubtful, config)
 
 
 def _are_learnt(clips: Sequence[Clip], data: Path, without: str) -> npt.NDArray[np.bool_]:
@@ -146,21 +140,22 @@ def _train(
     features: npt.NDArray[np.float16],
     lengths: npt.NDArray[np.int64],
     truth: npt.NDArray[np.int64],
-    cry: int,
+    doubtful: int,
     steps: int,
     seed: int,
 ) -> Any:
     """Train all behind the frozen convolutions, with every label as often, on a random copy of each clip.
 
-    Two clips make one by mixup (Zhang et al. 2018, https://arxiv.org/abs/1710.09412). The cries with the greatest loss
-    are passed over, as in trimmed loss (Shen and Sanghavi 2019, https://arxiv.org/abs/1810.11874).
+    Two clips make one by mixup (Zhang et al. 2018, https://arxiv.org/abs/1710.09412). Of the doubtful label the clips
+    with the greatest loss are passed over, as in trimmed loss (Shen and Sanghavi 2019,
+    https://arxiv.org/abs/1810.11874).
 
     Args:
         model: changed.
         features: from `_hear`.
         lengths: from `_hear`.
         truth: (clips,) class numbers.
-        cry: its class number.
+        doubtful: the class of which not every clip is what its label says.
         steps: updates.
         seed: of what is drawn.
 
@@ -196,7 +191,7 @@ def _train(
         logits = model(values, attention_mask=torch.from_numpy(mask)).logits
         losses = -(target * logits.log_softmax(-1)).sum(-1)
         if step >= IGNORED_FROM * steps:
-            clips = torch.from_numpy(np.flatnonzero(truth[chosen] == cry))
+            clips = torch.from_numpy(np.flatnonzero(truth[chosen] == doubtful))
             losses = losses.index_fill(0, clips[losses[clips].topk(ignored).indices], 0.0)
         optimiser.zero_grad()
         losses.mean().backward()
@@ -221,7 +216,7 @@ def _report(model: Any, clips: Sequence[Clip], positive: int, config: Config) ->
         with torch.no_grad():
             found[index] = model(_normalise(samples)).logits.softmax(-1)[0, positive]
     threshold = np.quantile(found[truth], 1.0 - RECALL)
-    print(f"left out: {len(clips):,} clips, {truth.sum():,} of them {LABEL}; AUC {roc_auc_score(truth, found):.3f}")
+    print(f"left out: {len(clips):,} clips, {truth.sum():,} of them {DOUBTFUL}; AUC {roc_auc_score(truth, found):.3f}")
     print(f"where {RECALL:.0%} of them are found, of the others {np.mean(found[~truth] >= threshold):.1%} are too")
 
 
