@@ -295,7 +295,9 @@ def pool(hidden: torch.Tensor, valid: torch.Tensor, mode: str) -> torch.Tensor:
         deviation = (squares.sum(dim=1) / count).clamp(min=LEAST_VARIANCE).sqrt()
         statistics = [mean, deviation]
         if mode == "statistics":
-            changes = (values[:, 1:] - values[:, :-1]).square().masked_fill(outside[:, 1:], 0.0)
+            # Not values[:, 1:]: torch.export would take a clip of two frames, of one change, for another case.
+            first = torch.arange(values.shape[1], device=values.device)[None, :, None] == 0
+            changes = (values - values.roll(1, dims=1)).square().masked_fill(outside | first, 0.0)
             change = (changes.sum(dim=1) / (count - 1).clamp(min=1)).clamp(min=LEAST_VARIANCE).sqrt()
             statistics += [-_greatest(-hidden, outside), _greatest(hidden, outside), change]
         return torch.cat([number.to(hidden.dtype) for number in statistics], dim=1)
