@@ -360,14 +360,13 @@ def build_model(
         settings["attention_dropout"] = config.model.attention_dropout
     torch.manual_seed(config.train.seed)
     model: SpeechClassification
-    if config.model.keep_head:
-        _check_head(config, folder, labels)
+    kept = _head_labels(config, folder, labels) if config.model.keep_head else None
     if folder is None:
         model = Wav2Vec2ForSpeechClassification(SpeechClassificationConfig(**(MINI_ARCHITECTURE | settings)))
         initialise(model.backbone, sample_rate)
-    elif config.model.keep_head:
+    elif kept is not None:
         model = _load_weights(folder, safetensors_only=True, **settings)
-        _order_head(model, _labels_of(folder), labels)
+        _order_head(model, kept, labels)
     else:
         model = _load_weights(folder, safetensors_only=False, **settings)
         # New even where the folder holds a classifier: its labels may be others, or in another order.
@@ -381,22 +380,19 @@ def build_model(
     return model
 
 
-def _labels_of(folder: Path) -> list[str]:
-    """The labels of a model folder, in the order of its logits; none of a backbone without a head."""
-    names: dict[str, str] = read_json(folder / "config.json").get("id2label", {})
-    return [names[number] for number in sorted(names, key=int)]
-
-
-def _check_head(config: Config, folder: Path | None, labels: Sequence[str]) -> None:
+def _head_labels(config: Config, folder: Path | None, labels: Sequence[str]) -> list[str]:
+    """The labels of a head that can be kept, in the order of its logits; an error where it cannot."""
     name = config.model.backbone
-    if folder is None or not read_json(folder / "config.json").get("model_type", "").startswith(OWN_TYPE):
+    made = {} if folder is None else read_json(folder / "config.json")
+    if not made.get("model_type", "").startswith(OWN_TYPE):
         raise CheckpointError(f"model.keep_head: {name} has no head: name a model of `crycli train` in model.backbone")
-    if sorted(_labels_of(folder)) != sorted(labels):
+    names: dict[str, str] = made.get("id2label", {})
+    before = [names[number] for number in sorted(names, key=int)]
+    if sorted(before) != sorted(labels):
         raise CheckpointError(
-            f"model.keep_head: the head of {name} tells {', '.join(_labels_of(folder))} apart, and the data bear "
+            f"model.keep_head: the head of {name} tells {', '.join(before)} apart, and the data bear "
             f"{', '.join(labels)}: a new head is needed (model.keep_head=false)"
         )
-    made = read_json(folder / "config.json")
     for setting, key, wanted in (
         ("model.pooling", "pooling_mode", config.model.pooling),
         ("model.layers", "layer_mode", config.model.layers),
@@ -405,6 +401,7 @@ def _check_head(config: Config, folder: Path | None, labels: Sequence[str]) -> N
             raise CheckpointError(
                 f"model.keep_head: the head of {name} was made with {setting}={made.get(key)}: set it"
             )
+    return before
 
 
 def _order_head(model: SpeechClassification, before: Sequence[str], labels: Sequence[str]) -> None:

@@ -4,7 +4,7 @@
 
 The first two convolutions of mini-random start as the filters of a spectrogram. Here they stay so, and what they make
 of each training clip and of some augmented copies is computed once. The rest of the network learns from that. START is
-a folder that `model.backbone` takes; `crycli train` then goes on with all weights, chooses the epoch, and calibrates.
+a folder that `model.backbone` takes; `crycli train` then goes on with the head, and calibrates.
 
 DATA is what `crycli prepare` wrote; its validation and test parts are not looked at. With --without the clips of all
 parts are, but for those with that value in that column: `fold=1` for cross-validation, `corpus=esc10` for a corpus from
@@ -120,7 +120,7 @@ def _hear(clips: Sequence[Clip], model: Any, config: Config) -> tuple[npt.NDArra
             if copy:
                 part, _ = view.waveform([samples].__getitem__, 0, (config.train.seed, copy, index, 0), 1)
             with torch.no_grad():
-                hidden = _normalise(part)[None]
+                hidden = torch.from_numpy(audio.normalise(part))[None, None]
                 for layer in layers:
                     hidden = layer(hidden)
             heard[index, copy, : hidden.shape[2]] = hidden[0].T.numpy()
@@ -128,11 +128,6 @@ def _hear(clips: Sequence[Clip], model: Any, config: Config) -> tuple[npt.NDArra
         if index % 500 == 0:
             print(f"heard {index:,} of {len(clips):,} clips", flush=True)
     return heard, lengths
-
-
-def _normalise(samples: npt.NDArray[np.float32]) -> torch.Tensor:
-    """(1, samples), of zero mean and unit variance."""
-    return torch.from_numpy(((samples - samples.mean()) / np.sqrt(samples.var() + 1e-7)).astype(np.float32))[None]
 
 
 def _train(
@@ -214,7 +209,7 @@ def _report(model: Any, clips: Sequence[Clip], positive: int, config: Config) ->
     for index, clip in enumerate(clips):
         samples = audio.load(clip.path, RATE, clip.start, clip.end)[: round(config.data.max_seconds * RATE)]
         with torch.no_grad():
-            found[index] = model(_normalise(samples)).logits.softmax(-1)[0, positive]
+            found[index] = model(torch.from_numpy(audio.normalise(samples))[None]).logits.softmax(-1)[0, positive]
     threshold = np.quantile(found[truth], 1.0 - RECALL)
     print(f"left out: {len(clips):,} clips, {truth.sum():,} of them {DOUBTFUL}; AUC {roc_auc_score(truth, found):.3f}")
     print(f"where {RECALL:.0%} of them are found, of the others {np.mean(found[~truth] >= threshold):.1%} are too")
