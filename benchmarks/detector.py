@@ -2,7 +2,8 @@
 
     crycli prepare recordings/labels.csv -o DATA --folds 5
     crycli train DATA --config recipes/detector.yaml --folds 5 -o RUNS
-    python benchmarks/detector.py DATA RUNS [--heldout recordings/heldout.csv -m detector]
+    python benchmarks/detector.py DATA RUNS [--doubtful recordings/doubtful.csv]
+        [--heldout recordings/heldout.csv -m detector]
 
 DATA bears the labels cry and not_cry and the columns kind (laughter, speech, music, ...) and source. Each clip is
 answered by the run of its fold, which has learnt nothing of its group, in windows of 5 s with a hop of 2.5 s; the
@@ -20,6 +21,8 @@ Printed, with intervals of 95% from bootstrap samples of whole groups:
   noise, speech and music, at a ratio of the mean powers of both; and the AUC of these against such noises alone;
 - false alarms an hour at that threshold: events, as `crycli predict --events` finds them, in the clips of a kind and
   fold one after the other as one recording;
+- with --doubtful, recordings that are labelled cry and may hold none, from which no run has learnt: how many are called
+  a cry by the run of their group's fold, and the AUC of everything if each counts as a cry;
 - with --heldout, recordings of an origin from which nothing was learnt: the answers of the model -m, and of the two
   other methods having learnt from all of DATA. The thresholds are the same. Each recording is a group by itself.
 """
@@ -31,7 +34,7 @@ import re
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -82,11 +85,13 @@ class Answers:
 
     Attributes:
         clips: (clips, methods).
+        doubtful: (doubtful clips, methods).
         mixtures: of each ratio in dB the numbers of the clips with the cries, and (methods,) each.
         recordings: of each kind one a fold.
     """
 
     clips: Floats
+    doubtful: Floats
     mixtures: dict[int, list[tuple[int, Floats]]] = field(default_factory=lambda: defaultdict(list))
     recordings: dict[str, list[Recording]] = field(default_factory=lambda: defaultdict(list))
 
@@ -96,6 +101,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="a folder that `crycli prepare --folds` wrote")
     parser.add_argument("runs", type=Path, help="a folder that `crycli train --folds` wrote")
+    parser.add_argument("--doubtful", type=Path, help="a CSV with path, label and group")
     parser.add_argument("--heldout", type=Path, help="a CSV with path, label and kind")
     parser.add_argument("-m", "--model", help="what answers for --heldout")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of crycli")
@@ -106,12 +112,15 @@ def main() -> None:
     config = load_config(None, ["predict.window=5", "predict.hop=2.5", *arguments.set])
     clips = [clip for part in PARTS for clip in read_manifest(arguments.data / f"{part}.csv")]
     features = hear_clips(clips, config)
-    answers = answer_folds(clips, features, arguments.runs, config, np.random.default_rng(arguments.seed))
+    doubtful = with_folds(read_manifest(arguments.doubtful), clips) if arguments.doubtful else []
+    answers = answer_folds(clips, doubtful, features, arguments.runs, config, np.random.default_rng(arguments.seed))
     thresholds = find_thresholds(clips, answers.clips)
     print_clips(clips, answers.clips, thresholds)
     print_noise(clips, answers, thresholds)
     print_alarms(answers.recordings, float(thresholds[0]))
     print_unanswered(clips, answers.clips)
+    if doubtful:
+        print_doubtful(clips, doubtful, answers, thresholds)
     if arguments.heldout:
         known = np.flatnonzero(np.isfinite(features).all(axis=1))
         others = read_manifest(arguments.heldout)
@@ -132,11 +141,23 @@ def origin_of(clip: Clip) -> str:
     return f"{clip.corpus}, {made[1]}" if made else clip.corpus
 
 
+def with_folds(doubtful: Sequence[Clip], clips: Sequence[Clip]) -> list[Clip]:
+    """The doubtful clips with the fold of their group; the first one where all clips of it are doubtful."""
+    folds = {clip.group: clip.fold for clip in clips if clip.fold}
+    return [replace(clip, fold=folds.get(clip.group, min(folds.values()))) for clip in doubtful]
+
+
 def answer_folds(
-    clips: Sequence[Clip], features: Floats, runs: Path, config: Config, generator: np.random.Generator
+    clips: Sequence[Clip],
+    doubtful: Sequence[Clip],
+    features: Floats,
+    runs: Path,
+    config: Config,
+    generator: np.random.Generator,
 ) -> Answers:
     """What the methods say of clips, mixtures and recordings from whose groups they have learnt nothing."""
-    answers = Answers(np.full((len(clips), len(METHODS)), np.nan))
+    answers = Answers(np.full((len(clips), len(METHODS)), np.nan), np.full((len(doubtful), len(METHODS)), np.nan))
+    heard_doubtful = hear_clips(doubtful, config) if doubtful else features[:0]
     truth, readable = labels_of(clips), np.flatnonzero(np.isfinite(features).all(axis=1))
     for fold in sorted({clip.fold for clip in clips if clip.fold}):
         print(f"fold {fold} ...", file=sys.stderr, flush=True)
@@ -150,9 +171,14 @@ def answer_folds(
             which.append((number, snr))
             said.append(answer_samples(predictor, samples))
             heard.append(hear(samples))
+        also = [number for number, clip in enumerate(doubtful) if clip.fold == fold]
+        answers.doubtful[also, 0] = answer(predictor, [doubtful[number] for number in also])
+        heard += list(heard_doubtful[also])
         others = learn(features[rest], truth[rest], np.stack([*features[own], *heard]))
         answers.clips[own, 1:] = others[: len(own)]
-        for (number, snr), first, further in zip(which, said, others[len(own) :], strict=True):
+        answers.doubtful[also, 1:] = others[len(others) - len(also) :]
+        of_mixtures = others[len(own) : len(others) - len(also)]
+        for (number, snr), first, further in zip(which, said, of_mixtures, strict=True):
             answers.mixtures[snr].append((number, np.array([first, *further])))
         for kind in HOURS_OF:
             some = [clips[number] for number in whole if kind_of(clips[number]) == kind]
@@ -291,6 +317,18 @@ def rate_interval(counts: npt.NDArray[np.int64], hours: Floats) -> str:
     drawn = np.random.default_rng(0).integers(len(hours), size=(DRAWS, len(hours)))
     low, high = np.quantile(counts[drawn].sum(axis=1) / hours[drawn].sum(axis=1), [OUTSIDE, 1.0 - OUTSIDE])
     return f"{low:.1f} to {high:.1f}"
+
+
+def print_doubtful(clips: Sequence[Clip], doubtful: Sequence[Clip], answers: Answers, thresholds: Floats) -> None:
+    """How many of the doubtful clips are called a cry, and the AUC with them."""
+    groups = np.array([clip.group for clip in doubtful])
+    for title, limits in (("90% of cries found", thresholds), ("at 0.5", HALF)):
+        print_header(f"called a cry, {title}", limits)
+        print_shares("doubtful cries", groups, answers.doubtful, limits)
+    cries = np.concatenate([labels_of(clips) == 0, np.ones(len(doubtful), bool)])
+    groups = np.array([clip.group for clip in (*clips, *doubtful)])
+    print_header("AUC, cries against others")
+    print_auc("everything, doubtful ones as cries", cries, groups, np.concatenate([answers.clips, answers.doubtful]))
 
 
 def print_heldout(clips: Sequence[Clip], found: Floats, thresholds: Floats) -> None:

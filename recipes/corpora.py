@@ -3,9 +3,12 @@
     python recipes/corpora.py OUT --donateacry DIR --donateacry-raw DIR --esc10 DIR [--packages DIR]
 
 Written are OUT/clips/*.flac and labels.csv; OUT/background/*.flac, to be mixed in while training; heldout.csv, which is
-for a last look alone; and SOURCES.md.
+for a last look alone; doubtful.csv; and SOURCES.md.
 
-Cries are DonateACry's (cleaned, and as the phones sent them) and ESC-10's. What is no cry comes from ESC-10, from the
+Cries are DonateACry's (cleaned, and as the phones sent them) and ESC-10's. Some of DonateACry's hold none: speech, a
+television, nearly nothing. Two readers looked at the spectrogram of each without knowing which it was or what any
+classifier said of it; where neither saw a cry, it is in doubtful.csv. What they saw is in readings.csv, which says how
+they went about it. What is no cry comes from ESC-10, from the
 Debian packages of packages.yaml, from speech synthesisers and from sounds.py. Two things would tell the classes apart
 without listening, so both are made alike: the length of not_cry clips is drawn from the cries' lengths, and half of the
 clips of each class end at 4 kHz, as all of the cleaned DonateACry does.
@@ -49,11 +52,13 @@ SEED = 0
 RATE = audio.SAMPLE_RATE
 COLUMNS = ("path", "label", "group", "fold", "corpus", "kind", "source", "licence")
 SUFFIXES = audio.SUFFIXES | {".g722", ".wv"}  # WavPack, and the raw G.722 of telephone exchanges
-ARCHIVES = (".pk3", ".wz")  # zip files by another name
+ARCHIVES = (".pk3", ".wz", ".zip")  # zip files, the first two by another name
 
 DONATEACRY_LICENCE = "ODbL-1.0 / DbCL-1.0"
 ESC_LICENCE = "CC-BY-3.0"
 SYNTHESISED_LICENCE = "made by this recipe"
+READINGS = Path(__file__).with_name("readings.csv")
+SEEN = "CW"  # what a reader calls a cry, or a weak one
 UUID_LENGTH = 36  # of the phone, at the start of a DonateACry name
 ESC_KINDS = {
     "Dog bark": "animal",
@@ -356,6 +361,7 @@ class Corpus:
         self.folder = folder
         self.rows: list[dict[str, str]] = []
         self.held_out: list[dict[str, str]] = []
+        self.doubtful: list[dict[str, str]] = []
         self.seconds: dict[str, float] = {}  # by path
         self.lengths: list[float] = []  # of the cries, seconds
         self._known: set[str] = set()
@@ -367,14 +373,14 @@ class Corpus:
         """Samples of a clip, as long as some cry."""
         return round(RATE * float(rng.choice(self.lengths)))
 
-    def add(self, clip: Clip, samples: Samples, *, held_out: bool = False) -> None:
-        """Write (samples,) as a clip; what is too loud for 16 bit is made quieter."""
+    def add(self, clip: Clip, samples: Samples, rows: list[dict[str, str]] | None = None) -> None:
+        """Write (samples,) as a clip, with a row in `rows` or in this one's own; what 16 bit cannot hold is quieter."""
         samples = samples * min(1.0, 0.99 / max(1e-9, float(np.abs(samples).max())))
         name = f"{clip.corpus}-{clip.kind}"
         self._written[name] += 1
         path = f"clips/{name}-{self._written[name]:04d}.flac"
         soundfile.write(self.folder / path, samples, RATE, subtype="PCM_16")
-        (self.held_out if held_out else self.rows).append({"path": path, **vars(clip)})
+        (self.rows if rows is None else rows).append({"path": path, **vars(clip)})
         self.seconds[path] = len(samples) / RATE
 
     def add_negative(self, clip: Clip, samples: Samples, *, recorded: bool = False) -> None:
@@ -407,6 +413,7 @@ class Corpus:
 
 def add_cries(corpus: Corpus, donateacry: Path, raw: Path, esc10: Path) -> None:
     """The cries of the three corpora; half of them end at 4 kHz."""
+    unseen = read_unseen(READINGS)
     for root, name in ((donateacry, "donateacry"), (raw, "donateacry-raw")):
         for path in _recordings(root):
             source = path.relative_to(root).as_posix()
@@ -416,6 +423,9 @@ def add_cries(corpus: Corpus, donateacry: Path, raw: Path, esc10: Path) -> None:
                 print(f"{name}/{source}: left out, it is silent")
                 continue
             corpus.lengths.append(len(samples) / RATE)
+            if path.name in unseen:
+                corpus.add(clip, samples, corpus.doubtful)
+                continue
             corpus.add(clip, samples)
             if root == donateacry:  # the raw ones are half wide (iPhones), half narrow
                 rng = generator(name, source)
@@ -429,6 +439,12 @@ def add_cries(corpus: Corpus, donateacry: Path, raw: Path, esc10: Path) -> None:
             rng = generator("esc10", clip.source)
             narrow = narrowed(in_a_room(samples, rng), rng)
             corpus.add(replace(clip, source=f"{clip.source}, narrowed"), narrow)
+
+
+def read_unseen(file: Path) -> set[str]:
+    """The names of the recordings in which neither reader saw a cry."""
+    with file.open(encoding="utf-8", newline="") as rows:
+        return {row["file"] for row in csv.DictReader(rows) if not {row["first"], row["second"]} & set(SEEN)}
 
 
 def add_esc_negatives(corpus: Corpus, root: Path) -> None:
@@ -476,6 +492,7 @@ def unpacked(name: str, cache: Path) -> Path | None:
         if not found:
             print(f"{name}: left out, apt-get download {name} gives no package; put {name}_*.deb into {cache}")
             return None
+        folder.parent.mkdir(parents=True, exist_ok=True)  # dpkg-deb makes the last folder of a path alone
         subprocess.run(["dpkg-deb", "-x", found[-1], folder], check=True)
     for archive in sorted(path for path in folder.rglob("*") if path.suffix in (*ARCHIVES, ".wad")):
         target = archive.with_suffix(".d")
@@ -532,7 +549,7 @@ def _hold_out(corpus: Corpus, package: Package, folder: Path) -> None:
             clip = Clip(label, package.group, package.name, rule.kind, source, package.licence)
             samples = _read(file)
             if len(samples):
-                corpus.add(clip, samples, held_out=True)
+                corpus.add(clip, samples, corpus.held_out)
 
 
 def _by_rule(package: Package, folder: Path, dropped: list[str] | None) -> dict[Rule, list[Path]]:
@@ -758,14 +775,15 @@ def write_background(folder: Path) -> None:
 
 
 def write_tables(corpus: Corpus) -> None:
-    """labels.csv, heldout.csv and SOURCES.md."""
-    for name, rows in (("labels.csv", corpus.rows), ("heldout.csv", corpus.held_out)):
+    """labels.csv, heldout.csv, doubtful.csv and SOURCES.md."""
+    tables = {"labels.csv": corpus.rows, "heldout.csv": corpus.held_out, "doubtful.csv": corpus.doubtful}
+    for name, rows in tables.items():
         with (corpus.folder / name).open("w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
     totals: dict[tuple[str, str, str], list[float]] = defaultdict(list)
-    for row in [*corpus.rows, *corpus.held_out]:
+    for row in [row for rows in tables.values() for row in rows]:
         totals[row["corpus"], row["licence"], row["kind"]].append(corpus.seconds[row["path"]])
     lines = ["| source | licence | kind | clips | minutes |", "|---|---|---|---:|---:|"]
     lines += [f"| {' | '.join(key)} | {len(times)} | {sum(times) / 60:.1f} |" for key, times in sorted(totals.items())]

@@ -2,7 +2,9 @@
 
 import csv
 import importlib
+import subprocess
 import wave
+import zipfile
 from collections import defaultdict
 from pathlib import Path
 from types import ModuleType
@@ -224,6 +226,45 @@ def test_the_sounds_of_a_doom_wad_are_unpacked(corpora: ModuleType, tmp_path: Pa
         assert file.getframerate() == 11025
         assert file.readframes(4000) == samples
     assert [path.name for path in (folder / "doom.d").iterdir()] == ["DSPAIN.wav"]
+
+
+def test_a_package_is_unpacked_into_a_cache_that_holds_nothing_yet(corpora: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "made" / "DEBIAN").mkdir(parents=True)
+    (tmp_path / "made" / "DEBIAN" / "control").write_text(
+        "Package: bells\nVersion: 1\nArchitecture: all\nMaintainer: nobody\nDescription: made up\n"
+    )
+    with zipfile.ZipFile(tmp_path / "made" / "sounds.zip", "w") as archive:
+        archive.writestr("bell.wav", b"RIFF")
+        archive.writestr("readme.txt", b"none")
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    subprocess.run(["dpkg-deb", "-b", tmp_path / "made", cache / "bells_1_all.deb"], check=True, capture_output=True)
+    folder = corpora.unpacked("bells", cache)
+    assert sorted(path.name for path in folder.rglob("*") if path.is_file()) == ["bell.wav", "sounds.zip"]
+
+
+def test_recordings_in_which_neither_reader_saw_a_cry_are_in_a_table_of_their_own(
+    corpora: ModuleType, made_up: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = (f"{phone}-1430742197-1.0-m-04-hu" for phone in (PHONE, OTHER_PHONE))
+    (tmp_path / "readings.csv").write_text(
+        f"corpus,file,first,second\ndonateacry,{first}.wav,N,U\ndonateacry-raw,{first}.caf,N,W\n"
+        f"donateacry,{second}.wav,C,N\n"
+    )
+    monkeypatch.setattr(corpora, "READINGS", tmp_path / "readings.csv")
+    rows = build(corpora, made_up, tmp_path / "built")
+    doubtful = read(tmp_path / "built" / "doubtful.csv")
+    assert [(row["label"], row["group"], row["source"]) for row in doubtful] == [("cry", PHONE, f"hungry/{first}.wav")]
+    assert samples_of(tmp_path / "built", doubtful[0]).any()
+    kept = {(row["corpus"], row["group"]) for row in rows if row["corpus"].startswith("donateacry")}
+    assert kept == {("donateacry-raw", PHONE), ("donateacry", OTHER_PHONE)}
+
+
+def test_both_readers_saw_every_recording_once(corpora: ModuleType) -> None:
+    rows = read(RECIPES / "readings.csv")
+    assert len({row["file"] for row in rows}) == len(rows) == 577
+    assert {row[reader] for row in rows for reader in ("first", "second")} == set("CWUN")
+    assert len(corpora.read_unseen(RECIPES / "readings.csv")) == 95
 
 
 def test_a_package_that_cannot_be_had_is_left_out_with_a_line(
