@@ -2,16 +2,20 @@
 
     python recipes/corpora.py OUT --donateacry DIR --donateacry-raw DIR --esc10 DIR [--packages DIR]
 
-Written are OUT/clips/*.flac and labels.csv; OUT/background/*.flac, to be mixed in while training; heldout.csv, which is
-for a last look alone; doubtful.csv; and SOURCES.md.
+Written are OUT/clips/*.flac and labels.csv; OUT/background/*.flac, to be mixed in while training; OUT/cries/*.flac,
+synthesised ones, to be learnt from and never measured; heldout.csv, which is for a last look alone; doubtful.csv; and
+SOURCES.md.
 
 Cries are DonateACry's (cleaned, and as the phones sent them) and ESC-10's. Some of DonateACry's hold none: speech, a
 television, nearly nothing. Two readers looked at the spectrogram of each without knowing which it was or what any
-classifier said of it; where neither saw a cry, it is in doubtful.csv. What they saw is in readings.csv, which says how
-they went about it. What is no cry comes from ESC-10, from the
-Debian packages of packages.yaml, from speech synthesisers and from sounds.py. Two things would tell the classes apart
-without listening, so both are made alike: the length of not_cry clips is drawn from the cries' lengths, and half of the
-clips of each class end at 4 kHz, as all of the cleaned DonateACry does.
+classifier said of it; where neither saw a cry, it is in doubtful.csv and not learnt from. What they saw is in
+readings.csv: C a cry, W a weak one, N none, U unclear. They were language models; of 24 of ESC-10's cries among the
+spectrograms they saw 21 and 22, and of 84 other sounds each took one for a cry.
+
+What is no cry comes from ESC-10, from the Debian packages of packages.yaml, from speech synthesisers and from
+sounds.py. Two things would tell the classes apart without listening, so both are made alike: the length of not_cry
+clips is drawn from the cries' lengths, and half of the clips of each class end at 4 kHz, as all of the cleaned
+DonateACry does.
 
 The same input gives the same files: every choice hangs on SEED and the name of what it is made for.
 """
@@ -127,6 +131,7 @@ BACKGROUND_KINDS = ("household", "noise", "nature", "music")
 BACKGROUND_SEED = 1_000_000  # on: none of the clips has these
 BACKGROUND_SECONDS = 10.0
 BACKGROUNDS = 6  # of each generator
+SYNTHESISED_CRIES = 400
 SPOKEN_MINUTES = 25.0
 LAUGHED_MINUTES = 5.0
 BABBLE_MINUTES = 15.0
@@ -774,6 +779,22 @@ def write_background(folder: Path) -> None:
                 soundfile.write(folder / f"{kind}-{name}-{number}.flac", samples, RATE, subtype="PCM_16")
 
 
+def write_cries(corpus: Corpus, folder: Path) -> None:
+    """Synthesised cries, as long as real ones and every fifth short: in no table, so that only real ones are measured.
+
+    DonateACry and ESC-10 have the cries of some 250 babies through a few kinds of microphones; these have other babies
+    and none of their phones.
+    """
+    folder.mkdir()
+    for number in range(SYNTHESISED_CRIES):
+        rng = generator("cry", number)
+        length = corpus.length(rng) if number % SHORT_SHARE else round(RATE * rng.uniform(*SHORT_SECONDS))
+        samples = with_floor(in_a_room(sounds.make("infant_cry", number, length / RATE), rng), rng)
+        if number % 2:
+            samples = narrowed(samples, rng)
+        soundfile.write(folder / f"cry-{number:04d}.flac", np.clip(samples, -1.0, 1.0), RATE, subtype="PCM_16")
+
+
 def write_tables(corpus: Corpus) -> None:
     """labels.csv, heldout.csv, doubtful.csv and SOURCES.md."""
     tables = {"labels.csv": corpus.rows, "heldout.csv": corpus.held_out, "doubtful.csv": corpus.doubtful}
@@ -828,6 +849,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         add_instruments(corpus, given.packages)
     add_short_clips(corpus)
     write_background(given.out / "background")
+    write_cries(corpus, given.out / "cries")
     write_tables(corpus)
     print_kinds(corpus)
 

@@ -1,12 +1,12 @@
-"""Synthesised sounds that are no infant's cry: the hard negatives of the detector's training data.
+"""Synthesised sounds: the hard negatives of the detector's training data, and some more cries.
 
     samples = make("baby_laugh", seed=7, seconds=5)      # float32, 16 kHz, one channel, peak at most 1
     samples = reverberate(samples, seed=7)               # the same sound in a room
 
 An infant's cry is a row of voiced expirations of 0.5 to 2 s, of 350 to 600 Hz and rich in harmonics, with inspirations
-of 0.1 to 0.3 s between them. Nothing here has that course; much has a part of it: its pitch (laughter, cooing, cats),
-its harmonics (violins, sirens), its rhythm (smoke alarms, snoring). Every call draws its parameters anew from the seed,
-so that one generator gives thousands of different clips.
+of 0.1 to 0.3 s between them. Nothing here but infant_cry has that course; much has a part of it: its pitch (laughter,
+cooing, cats), its harmonics (violins, sirens), its rhythm (smoke alarms, snoring). Every call draws its parameters anew
+from the seed, so that one generator gives thousands of different clips.
 
 From bottom to top: courses and envelopes, noise, tones and impacts, the voice, then the generators by kind.
 """
@@ -420,6 +420,101 @@ def burst(rng: Rng, seconds: float, low: float, high: float) -> Array:
     """A short noise with a sharp attack, peak of 1: a plosive, a click, a spray."""
     length = in_samples(seconds)
     return unit(band_filter(rng.standard_normal(length) * decay(length, seconds), low, high))
+
+
+# --- An infant's cry ---
+
+
+@dataclass(frozen=True)
+class Crying:
+    """How one baby cries: what stays the same over a clip."""
+
+    person: Speaker
+    pitch: float  # Hz, of the middle of an expiration
+    seconds: float  # of an expiration
+    arch: float  # how far its pitch rises (a share)
+    tremor: float  # of its loudness
+    rough: float  # chance that a part of it is noise without pitch (dysphonation)
+    high: float  # chance that a part of it jumps up (hyperphonation)
+    gasps: float  # chance that a breath in is voiced
+    rests: float  # chance of a pause after it
+    vowels: str
+
+
+def crying(rng: Rng) -> Crying:
+    """From fussing, short and with rests, to pain, long and rough.
+
+    Voiced, hoarse and high parts are those of LaGasse, Neal and Lester, "Assessment of infant cry", 2005.
+    """
+    pain = between(rng, 0, 1)
+    return Crying(
+        person=speaker(rng, (1.3, 1.9), (1000, 3000), (0.02, 0.35), (0, 0.35)),
+        pitch=between_log(rng, 320, 580),
+        seconds=between_log(rng, 0.45, 0.8 + 1.6 * pain),
+        arch=between(rng, 0.02, 0.3),
+        tremor=between(rng, 0, 0.5),
+        rough=between(rng, 0, 0.5) ** 2 + between(rng, 0, 0.4) * pain,
+        high=between(rng, 0, 0.25),
+        gasps=between(rng, 0, 0.5),
+        rests=between(rng, 0, 0.3) * (1.2 - pain),
+        vowels=one_of(rng, ("a", "ae", "e", "@a", "a@", "ea", "@e", "@", "e@")),
+    )
+
+
+def part_of(rng: Rng, length: int) -> Array:
+    """1 in a random part of a sound, 0 elsewhere, with slopes of 25 ms: (length,)."""
+    first, last = sorted(rng.integers(0, length, 2))
+    inside = np.zeros(length)
+    inside[first:last] = 1
+    slope = np.hanning(min(401, length // 2 * 2 - 1))
+    return np.convolve(inside, slope / slope.sum(), "same")
+
+
+def cry_expiration(rng: Rng, baby: Crying) -> Array:
+    """One voiced expiration: its pitch rises, holds and falls, and parts of it may break; peak of about 1."""
+    seconds = min(3.5, max(0.3, baby.seconds * math.exp(rng.normal(0, 0.35))))
+    size = in_samples(seconds)
+    rise, fall = between(rng, 0, 1.3) * baby.arch, between(rng, 0.3, 1.8) * baby.arch
+    held = rng.uniform(1 - 0.3 * baby.arch, 1 + 0.7 * baby.arch, 3)
+    frequency = baby.pitch * math.exp(rng.normal(0, 0.08)) * glide(size, (1 - rise, *held, 1 - fall))
+    frequency *= 1 + between_log(rng, 0.003, 0.03) * wander(rng, size, between(rng, 5, 14))
+    if chance(rng, baby.high):
+        frequency *= 1 + (between(rng, 1.7, 2.4) - 1) * (part_of(rng, size) > 0.5)
+    envelope = swell(size, between(rng, 0.03, 0.15), between(rng, 0.05, 0.35) * seconds)
+    envelope *= np.clip(1 + 0.15 * wander(rng, size, 6), 0.3, 2)
+    trembling = phase_of(between(rng, 6, 11) + wander(rng, size, 3))
+    envelope *= 1 - baby.tremor * between(rng, 0, 1) * (0.5 + 0.5 * np.sin(trembling))
+    samples = voice(rng, baby.person, np.clip(frequency, 200, 1600), envelope, baby.vowels)
+    if chance(rng, baby.rough):
+        noise = band_noise_of(rng, size, 300, 6000) * (1 + 0.5 * np.cos(phase_of(frequency / 2))) * envelope
+        share = part_of(rng, size)
+        samples = (1 - 0.7 * share) * samples + 0.6 * share * unit(formants(noise, baby.person, baby.vowels))
+    return samples
+
+
+def cry_inspiration(rng: Rng, baby: Crying) -> Array:
+    """The breath in between two expirations, some of them with voice."""
+    seconds = between(rng, 0.1, 0.4)
+    if not chance(rng, baby.gasps):
+        return breath_of(rng, baby.person, seconds) * between_log(rng, 0.02, 0.3)
+    size = in_samples(seconds)
+    frequency = baby.pitch * between(rng, 0.9, 1.8) * glide(size, (1, between(rng, 1, 1.4)))
+    gasp = voice(rng, baby.person, np.clip(frequency, 250, 1400), swell(size, 0.05, 0.05), "@", between(rng, 0.2, 0.9))
+    return gasp * between(rng, 0.1, 0.5)
+
+
+@sound("cry")
+def infant_cry(rng: Rng, length: int) -> Array:
+    """A baby that cries: expirations of 0.3 to 3.5 s with a breath in after each."""
+    baby = crying(rng)
+
+    def event(rng: Rng) -> Array:
+        parts = [cry_expiration(rng, baby), silence_of(between(rng, 0.01, 0.15)), cry_inspiration(rng, baby)]
+        rest = between(rng, 0.3, 1.5) if chance(rng, baby.rests) else 0.0
+        return np.concatenate([*parts, silence_of(rest)])
+
+    samples = sequence(rng, length, event, (0.01, 0.15), (between(rng, 0.3, 0.9), 1))
+    return np.asarray(signal.lfilter([1, -between(rng, 0, 0.85)], [1], samples))  # the lips radiate high tones better
 
 
 # --- Laughter ---

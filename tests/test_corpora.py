@@ -211,6 +211,21 @@ def test_synthesised_sounds_are_grouped_by_their_generator(
     assert all(row["group"].startswith("synthetic-laughter-") for row in corpus.rows)
 
 
+def test_synthesised_cries_are_written_half_narrow_and_into_no_table(
+    corpora: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(corpora, "SYNTHESISED_CRIES", 10)
+    corpus = corpora.Corpus(tmp_path / "corpora")
+    corpus.lengths = [5.0]
+    corpora.write_cries(corpus, tmp_path / "cries")
+    assert corpus.rows == corpus.held_out == []
+    written = [soundfile.read(path, dtype="float32")[0] for path in sorted((tmp_path / "cries").iterdir())]
+    lengths = [len(samples) / 16_000 for samples in written]
+    assert lengths.count(5.0) == 8 and max(lengths) == 5.0 and lengths[0] < 3.6 and lengths[5] < 3.6
+    assert all(share_above_4khz(samples) < 1e-3 for samples in written[1::2])
+    assert sum(share_above_4khz(samples) > 1e-3 for samples in written[::2]) >= 4
+
+
 def test_the_sounds_of_a_doom_wad_are_unpacked(corpora: ModuleType, tmp_path: Path) -> None:
     samples = np.random.default_rng(0).integers(0, 256, 4000, np.uint8).tobytes()
     lump = np.array([3, 11025], "<u2").tobytes() + np.array([4000], "<u4").tobytes() + samples

@@ -39,6 +39,13 @@ def syllables(samples: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float64]
     return np.diff(peaks) / 1000, signal.peak_widths(envelope, peaks, 0.5)[0] / 1000
 
 
+def pitch(samples: npt.NDArray[np.float64]) -> float:
+    """F0 in Hz: the highest peak of the autocorrelation between 100 and 2,000 Hz, of the middle 0.1 s."""
+    middle = samples[len(samples) // 2 - 800 : len(samples) // 2 + 800]
+    similarity = np.correlate(middle, middle, "full")[len(middle) - 1 :]
+    return sounds.RATE / (8 + int(similarity[8:160].argmax()))
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_every_sound_is_a_clip_of_its_own_seed(name: str) -> None:
     clips = [sounds.make(name, seed, 3.0) for seed in (0, 1, 2**31)]
@@ -66,6 +73,20 @@ def test_laughter_has_short_syllables_in_quick_succession(name: str) -> None:
         assert len(gaps) >= 3
         assert 1 / np.median(gaps) > 3, seed
         assert np.quantile(widths, 0.75) < 0.25, seed
+
+
+def test_a_cry_has_long_expirations_at_an_infants_pitch() -> None:
+    pitches = []
+    for seed in range(12):
+        samples = sounds.make("infant_cry", seed, 7.0).astype(np.float64)
+        low_pass = signal.butter(2, 8, fs=sounds.RATE, output="sos")
+        envelope = np.sqrt(np.maximum(signal.sosfiltfilt(low_pass, samples**2), 0))
+        loud = np.flatnonzero(np.diff(np.pad(envelope > 0.15 * envelope.max(), 1).astype(int)))
+        runs = (loud[1::2] - loud[::2]) / sounds.RATE
+        assert 0.3 < runs.max() < 5.0, seed
+        assert len(runs) < 2.5 * 7, seed
+        pitches.append(pitch(samples[loud[::2][runs.argmax()] :][: round(runs.max() * sounds.RATE)]))
+    assert 300 < np.median(pitches) < 650
 
 
 def test_room_tone_is_faint_but_never_digital_silence() -> None:

@@ -1,0 +1,105 @@
+"""Recipes: the training that the detector starts from, on a few synthetic cries."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from conftest import settings, write_cries
+from safetensors.torch import load_file
+
+from crycli import audio
+from crycli.checkpoint import build_model
+from crycli.prepare import prepare_dataset_csv
+
+RECIPES = Path(__file__).parent.parent / "recipes"
+CONFIG = "data: {max_seconds: 2.0}\nmodel: {pooling: statistics}\n"
+
+
+@pytest.fixture(scope="module")
+def warm_start() -> ModuleType:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(RECIPES))
+        return importlib.import_module("warm_start")
+
+
+@pytest.fixture(scope="module")
+def nursery(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Manifests with the detector's labels in data/, more cries in cries/, and a configuration."""
+    folder = tmp_path_factory.mktemp("nursery")
+    write_cries(folder / "sounds", babies=6, labels={"cry": 500.0, "not_cry": 120.0})
+    prepare_dataset_csv([folder / "sounds"], folder / "data", settings(r"data.group_by=baby-\d+"))
+    (folder / "cries").mkdir()
+    for number in range(3):
+        samples = np.sin(np.arange(16_000) * (0.2 + 0.01 * number)).astype(np.float32)
+        soundfile.write(folder / "cries" / f"cry-{number}.flac", 0.5 * samples, 16_000)
+    (folder / "recipe.yaml").write_text(CONFIG)
+    return folder
+
+
+def start(nursery: Path, output: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, RECIPES / "warm_start.py", nursery / "data", "-o", output]
+    command += ["-c", nursery / "recipe.yaml", "--steps", "12", *more]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_what_it_trains_is_what_the_network_answers(warm_start: ModuleType) -> None:
+    config = settings("model.backbone=mini-random", "model.pooling=statistics")
+    model = build_model(config, None, ["cry", "not_cry"]).eval()
+    generator = np.random.default_rng(0)
+    lengths = [32_000, 20_000, 8_000]
+    clips = [audio.normalise(generator.standard_normal(length).astype(np.float32)) for length in lengths]
+    values = torch.from_numpy(np.stack([np.pad(clip, (0, max(lengths) - len(clip))) for clip in clips]))
+    mask = (torch.arange(max(lengths))[None, :] < torch.tensor(lengths)[:, None]).long()
+    frozen = model.backbone.feature_extractor.conv_layers[: warm_start.FROZEN]
+    heard = torch.zeros(3, model.count_frames(max(lengths), warm_start.FROZEN), frozen[-1].conv.out_channels)
+    with torch.no_grad():
+        whole = model(values, attention_mask=mask).logits
+        for row, clip in zip(heard, clips, strict=True):
+            hidden = torch.from_numpy(clip)[None, None]
+            for layer in frozen:
+                hidden = layer(hidden)
+            row[: hidden.shape[2]] = hidden[0].T
+        behind = warm_start._behind_the_frozen(model, heard, torch.tensor(lengths))
+    torch.testing.assert_close(behind, whole, atol=1e-5, rtol=1e-5)
+
+
+def test_it_learns_from_the_training_part_and_more_cries_and_the_same_twice(nursery: Path, tmp_path: Path) -> None:
+    more = ("--cries", str(nursery / "cries"), "--heard", str(tmp_path / "heard.npz"))
+    done = start(nursery, tmp_path / "one", *more)
+    assert (done.returncode, "left out" in done.stdout) == (0, False), done.stderr
+    with np.load(tmp_path / "heard.npz") as kept:
+        assert kept["features"].shape[:2] == (24 + 3, 5)
+    again = start(nursery, tmp_path / "two", *more)
+    assert "heard" in done.stdout
+    assert "heard" not in again.stdout
+    one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    random = build_model(settings("model.backbone=mini-random", "model.pooling=statistics"), None, ["cry", "not_cry"])
+    frozen = [name for name in one if re.search(r"conv_layers\.[01]\.", name)]
+    assert len(frozen) == 8
+    assert all(torch.equal(one[name], random.state_dict()[name]) for name in frozen)
+    for learnt in ("wav2vec2.feature_extractor.conv_layers.2.conv.weight", "classifier.dense.weight"):
+        assert not torch.equal(one[learnt], random.state_dict()[learnt])
+
+
+def test_it_says_how_well_it_tells_what_it_left_out(nursery: Path, tmp_path: Path) -> None:
+    done = start(nursery, tmp_path / "start", "--without", "group=baby-00")
+    assert done.returncode == 0, done.stderr
+    assert "left out: 4 clips, 2 of them cry; AUC " in done.stdout
+    assert start(nursery, tmp_path / "start").returncode == 2  # it is there
+
+
+def test_a_folder_of_cries_that_is_missing_is_named(nursery: Path, tmp_path: Path) -> None:
+    done = start(nursery, tmp_path / "start", "--cries", str(tmp_path / "nowhere"))
+    assert done.returncode == 2
+    assert "nowhere is no folder" in done.stderr
