@@ -17,7 +17,6 @@ for the next training on the same DATA, some GB.
 from __future__ import annotations
 
 import argparse
-import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -128,16 +127,21 @@ class _Hearing:
 
     def __init__(self, config: Config, labels: Sequence[str]) -> None:
         self._config, self._labels = config, labels
+        self._tools: tuple[Any, Any, TrainingView] | None = None
 
-    @functools.cached_property
-    def _tools(self) -> tuple[Any, list[Any], TrainingView]:
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process needs; it makes the tools itself, whose locks cannot be sent."""
+        return {**vars(self), "_tools": None}
+
+    def _make_tools(self) -> tuple[Any, Any, TrainingView]:
         torch.set_num_threads(1)  # there is a process for each core
-        model = build_model(self._config, None, list(self._labels)).eval()
-        return model, model.backbone.feature_extractor.conv_layers[:FROZEN], TrainingView(self._config, RATE)
+        model: Any = build_model(self._config, None, list(self._labels))
+        return model, model.eval().backbone.feature_extractor.conv_layers[:FROZEN], TrainingView(self._config, RATE)
 
     def __call__(self, item: tuple[int, Clip]) -> Heard:
         """Of a clip and its number, on which its copies depend."""
         index, clip = item
+        self._tools = self._tools or self._make_tools()
         model, layers, view = self._tools
         longest = round(self._config.data.max_seconds * RATE)
         samples = audio.load(clip.path, RATE, clip.start, clip.end)

@@ -21,7 +21,11 @@ from crycli.checkpoint import build_model
 from crycli.prepare import prepare_dataset_csv
 
 RECIPES = Path(__file__).parent.parent / "recipes"
-CONFIG = "data: {max_seconds: 2.0}\nmodel: {pooling: statistics}\n"
+CONFIG = (
+    "data: {max_seconds: 4.0}\nmodel: {pooling: statistics}\nworkers: 2\n"
+    "augment: {probability: 0.5, equaliser_db: 6, noise_snr_db: [5, 40]}\n"
+)
+CRIES = 60  # they take longer than processes take to start, and two do
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +42,8 @@ def nursery(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_cries(folder / "sounds", babies=6, labels={"cry": 500.0, "not_cry": 120.0})
     prepare_dataset_csv([folder / "sounds"], folder / "data", settings(r"data.group_by=baby-\d+"))
     (folder / "cries").mkdir()
-    for number in range(3):
-        samples = np.sin(np.arange(16_000) * (0.2 + 0.01 * number)).astype(np.float32)
+    for number in range(CRIES):
+        samples = np.sin(np.arange(64_000) * (0.2 + 0.01 * number)).astype(np.float32)
         soundfile.write(folder / "cries" / f"cry-{number}.flac", 0.5 * samples, 16_000)
     (folder / "recipe.yaml").write_text(CONFIG)
     return folder
@@ -77,7 +81,7 @@ def test_it_learns_from_the_training_part_and_more_cries_and_the_same_twice(nurs
     done = start(nursery, tmp_path / "one", *more)
     assert (done.returncode, "left out" in done.stdout) == (0, False), done.stderr
     with np.load(tmp_path / "heard.npz") as kept:
-        assert kept["features"].shape[:2] == (24 + 3, 5)
+        assert kept["features"].shape[:2] == (24 + CRIES, 5)
     again = start(nursery, tmp_path / "two", *more)
     assert "heard" in done.stdout
     assert "heard" not in again.stdout
