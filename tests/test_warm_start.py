@@ -25,7 +25,7 @@ CONFIG = (
     "data: {max_seconds: 4.0}\nmodel: {pooling: statistics}\nworkers: 2\n"
     "augment: {probability: 0.5, equaliser_db: 6, noise_snr_db: [5, 40]}\n"
 )
-CRIES = 60  # they take longer than processes take to start, and two do
+CRIES = 30  # they take longer than processes take to start, and two do
 
 
 @pytest.fixture(scope="module")
