@@ -574,7 +574,10 @@ def predict(
         ),
     ] = None,
     output: Annotated[
-        str | None, typer.Option("-o", "--output", metavar="FILE", help="Write to a file; with --engine ray a folder.")
+        str | None,
+        typer.Option(
+            "-o", "--output", metavar="FILE", help="Write to a file, - for standard output; with --engine ray a folder."
+        ),
     ] = None,
     form: Annotated[
         str | None,
@@ -610,6 +613,8 @@ def predict(
     """Classify recordings, as cry or not_cry without -m: a table on a terminal, CSV in a pipe."""
     if windows and events:
         raise typer.BadParameter("and --events are different rows: give one of them", param_hint="--windows")
+    if output == "-":
+        output = None
     settings = _config(
         config,
         assignments,

@@ -198,6 +198,17 @@ def test_a_device_is_no_output_file(bundle: Path, night: Path, crycli: Callable[
     assert not Path("/dev/null.progress").exists()
 
 
+def test_a_dash_as_the_output_is_standard_output(
+    bundle: Path, night: Path, crycli: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    plain = crycli("predict", night, "-m", bundle, "--window", "1")
+    dashed = crycli("predict", night, "-m", bundle, "--window", "1", "-o", "-")
+    assert (dashed.code, dashed.out) == (0, plain.out)
+    assert "answers are in" not in dashed.err
+    assert not (tmp_path / "-").exists()
+
+
 def test_a_csv_lists_recordings_and_their_parts(
     bundle: Path, night: Path, tmp_path: Path, crycli: Callable[..., Outcome]
 ) -> None:
