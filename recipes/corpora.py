@@ -7,10 +7,8 @@ synthesised ones, to be learnt from and never measured; heldout.csv, which is fo
 SOURCES.md.
 
 Cries are DonateACry's (cleaned, and as the phones sent them) and ESC-10's. Some of DonateACry's hold none: speech, a
-television, nearly nothing. Two readers looked at the spectrogram of each without knowing which it was or what any
-classifier said of it; where neither saw a cry, it is in doubtful.csv and not learnt from. What they saw is in
-readings.csv: C a cry, W a weak one, N none, U unclear. They were language models; of 24 of ESC-10's cries among the
-spectrograms they saw 21 and 22, and of 84 other sounds each took one for a cry.
+television, nearly nothing. Those in which neither of two readers of the spectrograms saw a cry (readings.py) are in
+doubtful.csv and not learnt from.
 
 What is no cry comes from ESC-10, from the Debian packages of packages.yaml, from speech synthesisers and from
 sounds.py. Two things would tell the classes apart without listening, so both are made alike: the length of not_cry
@@ -43,6 +41,7 @@ import av
 import instruments
 import numpy as np
 import numpy.typing as npt
+import readings
 import soundfile
 import sounds
 import yaml
@@ -61,8 +60,6 @@ ARCHIVES = (".pk3", ".wz", ".zip")  # zip files, the first two by another name
 DONATEACRY_LICENCE = "ODbL-1.0 / DbCL-1.0"
 ESC_LICENCE = "CC-BY-3.0"
 SYNTHESISED_LICENCE = "made by this recipe"
-READINGS = Path(__file__).with_name("readings.csv")
-SEEN = "CW"  # what a reader calls a cry, or a weak one
 UUID_LENGTH = 36  # of the phone, at the start of a DonateACry name
 ESC_KINDS = {
     "Dog bark": "animal",
@@ -418,7 +415,7 @@ class Corpus:
 
 def add_cries(corpus: Corpus, donateacry: Path, raw: Path, esc10: Path) -> None:
     """The cries of the three corpora; half of them end at 4 kHz."""
-    unseen = read_unseen(READINGS)
+    unseen = readings.unseen()
     for root, name in ((donateacry, "donateacry"), (raw, "donateacry-raw")):
         for path in _recordings(root):
             source = path.relative_to(root).as_posix()
@@ -444,12 +441,6 @@ def add_cries(corpus: Corpus, donateacry: Path, raw: Path, esc10: Path) -> None:
             rng = generator("esc10", clip.source)
             narrow = narrowed(in_a_room(samples, rng), rng)
             corpus.add(replace(clip, source=f"{clip.source}, narrowed"), narrow)
-
-
-def read_unseen(file: Path) -> set[str]:
-    """The names of the recordings in which neither reader saw a cry."""
-    with file.open(encoding="utf-8", newline="") as rows:
-        return {row["file"] for row in csv.DictReader(rows) if not {row["first"], row["second"]} & set(SEEN)}
 
 
 def add_esc_negatives(corpus: Corpus, root: Path) -> None:

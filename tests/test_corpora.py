@@ -14,6 +14,7 @@ import pytest
 import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.metrics import cohen_kappa_score
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 PHONE, OTHER_PHONE = "0D1AD73E-4C5E-45F3-85C4-9A3CB71E8856", "10d27991-f66a-4772-8cff-ead61f159a4c"
@@ -266,7 +267,8 @@ def test_recordings_in_which_neither_reader_saw_a_cry_are_in_a_table_of_their_ow
         f"corpus,file,first,second\ndonateacry,{first}.wav,N,U\ndonateacry-raw,{first}.caf,N,W\n"
         f"donateacry,{second}.wav,C,N\n"
     )
-    monkeypatch.setattr(corpora, "READINGS", tmp_path / "readings.csv")
+    unseen = corpora.readings.unseen(tmp_path / "readings.csv")
+    monkeypatch.setattr(corpora.readings, "unseen", lambda: unseen)
     rows = build(corpora, made_up, tmp_path / "built")
     doubtful = read(tmp_path / "built" / "doubtful.csv")
     assert [(row["label"], row["group"], row["source"]) for row in doubtful] == [("cry", PHONE, f"hungry/{first}.wav")]
@@ -275,11 +277,29 @@ def test_recordings_in_which_neither_reader_saw_a_cry_are_in_a_table_of_their_ow
     assert kept == {("donateacry-raw", PHONE), ("donateacry", OTHER_PHONE)}
 
 
-def test_both_readers_saw_every_recording_once(corpora: ModuleType) -> None:
-    rows = read(RECIPES / "readings.csv")
-    assert len({row["file"] for row in rows}) == len(rows) == 577
-    assert {row[reader] for row in rows for reader in ("first", "second")} == set("CWUN")
-    assert len(corpora.read_unseen(RECIPES / "readings.csv")) == 95
+def test_both_readers_saw_every_recording_once_and_know_controls(
+    corpora: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = corpora.readings.read()
+    recordings = [row for row in rows if not row.corpus.startswith("control")]
+    assert len({row.file for row in recordings}) == len(recordings) == 577
+    assert {letter for row in rows for letter in (row.first, row.second)} == set("CWUN")
+    corpora.readings.main()
+    told = capsys.readouterr().out
+    assert "control-other: 84 recordings, 82 in which neither saw a cry\n" in told
+    assert len(corpora.readings.unseen()) == 95
+
+
+@given(st.lists(st.tuples(st.sampled_from("CWUN"), st.sampled_from("CWUN")), min_size=1))
+@settings(max_examples=50, deadline=None)
+def test_the_agreement_is_that_of_scikit_learn(letters: list[tuple[str, str]]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(RECIPES))
+        readings = importlib.import_module("readings")
+    seen = [(first in "CW", second in "CW") for first, second in letters]
+    if len({one for pair in seen for one in pair}) == 2 and len({(f, s) for f, s in seen}) > 1:
+        _, kappa = readings.agreement([readings.Reading("", "", *pair) for pair in letters])
+        assert kappa == pytest.approx(cohen_kappa_score(*zip(*seen, strict=True)))
 
 
 def test_a_package_that_cannot_be_had_is_left_out_with_a_line(
