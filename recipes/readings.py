@@ -4,8 +4,9 @@
 
 readings.csv holds a row for each of the 577 recordings and for each of 108 controls that were mixed in: ESC-10's cries
 (control-cry), and its other sounds, speech, laughter, shouts, animals and music from packages (control-other). The
-readers were language models, each four instances of one for a quarter of the sheets. They saw eight spectrograms at a time, 0 to 4 kHz over 7 s, in an order drawn by chance,
-and knew neither what a recording was nor what the other reader or any classifier said of it. They wrote
+readers were language models, each four instances of one for a quarter of the sheets. They saw eight spectrograms at a
+time, 0 to 4 kHz over 7 s, in an order drawn by chance, and knew neither what a recording was nor what the other reader
+or any classifier said of it. They wrote
 
 - C: an infant cries, clearly, for at least about a second in all;
 - W: weak: fussing, or a few short or faint cries;
