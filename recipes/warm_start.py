@@ -42,8 +42,11 @@ PEAK_RATE = 1.5e-3
 WARMUP_SHARE = 0.2  # of the updates; the rate falls by a cosine afterwards
 WEIGHT_DECAY = 0.05
 LABEL_SMOOTHING = 0.02
+VOICED = ("laughter", "voice", "animal", "singing")  # kinds that sounds.py makes in the way of its cries
+OFTEN = 3.0  # as likely to be drawn as others: these, and all laughter; or that way itself would tell a cry
 MIXUP = 1.0  # of Beta(MIXUP, MIXUP)
 CRY = "cry"
+SYNTHESISED = "synthetic"  # the corpus of corpora.py
 IGNORED = 2 / 32  # of the cries of a batch, those with the greatest loss: some hold little of one
 IGNORED_FROM = 0.3  # of the updates: before, what the network finds hard says little
 AVERAGED = 0.005  # share of each update's weights in the running average that is kept
@@ -79,8 +82,9 @@ def main() -> None:
     features, lengths = _recall(given.heard, clips, labels, config)
     features, lengths = features[learnt], lengths[learnt]
     truth = np.array([labels.index(clip.label) for clip, taken in zip(clips, learnt, strict=True) if taken])
+    often = _are_often(clips)[learnt]
     model = build_model(config, None, labels)
-    model = _train(model, features, lengths, truth, labels.index(CRY), given.steps, config.train.seed)
+    model = _train(model, features, lengths, truth, often, labels.index(CRY), given.steps, config.train.seed)
     model.save_pretrained(given.output)
     load_feature_extractor(None).save_pretrained(given.output)
     if given.without:
@@ -95,6 +99,12 @@ def _are_learnt(clips: Sequence[Clip], data: Path, without: str) -> npt.NDArray[
         return np.arange(len(clips)) < count
     column, _, value = without.partition("=")
     return np.array([str(getattr(clip, column, clip.extra.get(column))) != value for clip in clips])
+
+
+def _are_often(clips: Sequence[Clip]) -> npt.NDArray[np.bool_]:
+    """(clips,), which of them are drawn more often than others of their label."""
+    kinds = [(clip.extra.get("kind"), clip.corpus == SYNTHESISED) for clip in clips]
+    return np.array([kind == "laughter" or (synthesised and kind in VOICED) for kind, synthesised in kinds])
 
 
 def _recall(
@@ -171,6 +181,7 @@ def _train(
     features: npt.NDArray[np.float16],
     lengths: npt.NDArray[np.int64],
     truth: npt.NDArray[np.int64],
+    often: npt.NDArray[np.bool_],
     cry: int,
     steps: int,
     seed: int,
@@ -185,6 +196,7 @@ def _train(
         features: (clips, copies + 1, frames, channels) of `_Hearing`.
         lengths: (clips, copies + 1), samples.
         truth: (clips,) class numbers.
+        often: (clips,), of `_are_often`.
         cry: its class number.
         steps: updates.
         seed: of what is drawn.
@@ -202,10 +214,14 @@ def _train(
     average = {name: value.clone() for name, value in model.state_dict().items()}
     rng = np.random.default_rng(seed)
     pools = [np.flatnonzero(truth == number) for number in range(truth.max() + 1)]
+    chances = [np.where(often[pool], OFTEN, 1.0) for pool in pools]
+    chances = [some / some.sum() for some in chances]
     ignored = round(BATCH // len(pools) * IGNORED)
     model.train()
     for step in range(steps):
-        chosen = np.concatenate([rng.choice(pool, BATCH // len(pools)) for pool in pools])
+        chosen = np.concatenate(
+            [rng.choice(pool, BATCH // len(pools), p=p) for pool, p in zip(pools, chances, strict=True)]
+        )
         copies = rng.integers(0, features.shape[1], len(chosen))
         values = torch.from_numpy(features[chosen, copies].astype(np.float32))
         target = torch.nn.functional.one_hot(torch.from_numpy(truth[chosen]), len(pools)).float()
