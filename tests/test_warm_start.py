@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 from crycli import audio
 from crycli.checkpoint import build_model
+from crycli.manifest import Clip
 from crycli.prepare import prepare_dataset_csv
 
 RECIPES = Path(__file__).parent.parent / "recipes"
@@ -74,6 +75,21 @@ def test_what_it_trains_is_what_the_network_answers(warm_start: ModuleType) -> N
             row[: hidden.shape[2]] = hidden[0].T
         behind = warm_start._behind_the_frozen(model, heard, torch.tensor(lengths))
     torch.testing.assert_close(behind, whole, atol=1e-5, rtol=1e-5)
+
+
+def test_laughter_and_what_is_made_like_the_synthesised_cries_is_drawn_more_often(warm_start: ModuleType) -> None:
+    made, recorded = "synthetic", "voices"
+    kinds = [
+        ("laughter", recorded),
+        ("laughter", made),
+        ("voice", made),
+        ("voice", recorded),
+        ("music", made),
+        ("", ""),
+    ]
+    clips = [Clip(Path("x"), "not_cry", "g", corpus=corpus, extra={"kind": kind}) for kind, corpus in kinds]
+    assert warm_start._are_often(clips).tolist() == [True, True, True, False, False, False]
+    assert warm_start._are_often([Clip(Path("x"), "cry", "g")]).tolist() == [False]
 
 
 def test_it_learns_from_the_training_part_and_more_cries_and_the_same_twice(nursery: Path, tmp_path: Path) -> None:
