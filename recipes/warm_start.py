@@ -36,7 +36,7 @@ from crycli.parallel import map_processes
 
 COPIES = 4  # augmented ones of each clip, beside the clip itself
 FROZEN = 2  # convolutions
-STEPS = 700
+STEPS = 1400
 BATCH = 64
 PEAK_RATE = 1.5e-3
 WARMUP_SHARE = 0.2  # of the updates; the rate falls by a cosine afterwards
