@@ -429,7 +429,7 @@ def test_a_folder_made_before_layers_could_be_weighed_still_loads(tmp_path: Path
     loaded = Wav2Vec2ForSpeechClassification.from_pretrained(tmp_path).eval()
     batch = padded(8_000)
     with torch.no_grad():
-        assert torch.equal(loaded(*batch).logits, model(*batch).logits)
+        torch.testing.assert_close(loaded(*batch).logits, model(*batch).logits)  # bits differ with alignment
 
 
 def test_a_plain_tuple_is_returned_where_asked_for() -> None:
