@@ -423,13 +423,17 @@ def test_each_family_has_a_model_type_of_its_own(family: str, tmp_path: Path) ->
 def test_a_folder_made_before_layers_could_be_weighed_still_loads(tmp_path: Path) -> None:
     model = network()
     model.save_pretrained(tmp_path)
+    # Loaded as well: a file's weights lie elsewhere in memory than made ones, and the last bits hang on that.
+    whole = Wav2Vec2ForSpeechClassification.from_pretrained(tmp_path).eval()
     stored = json.loads((tmp_path / "config.json").read_text())
     del stored["layer_mode"]
     (tmp_path / "config.json").write_text(json.dumps(stored))
     loaded = Wav2Vec2ForSpeechClassification.from_pretrained(tmp_path).eval()
+    for name, weight in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], weight)
     batch = padded(8_000)
     with torch.no_grad():
-        torch.testing.assert_close(loaded(*batch).logits, model(*batch).logits)  # bits differ with alignment
+        assert torch.equal(loaded(*batch).logits, whole(*batch).logits)
 
 
 def test_a_plain_tuple_is_returned_where_asked_for() -> None:
