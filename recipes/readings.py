@@ -23,6 +23,8 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
+from sklearn.metrics import cohen_kappa_score
+
 FILE = Path(__file__).with_name("readings.csv")
 LETTERS = "CWUN"
 SEEN = frozenset("CW")
@@ -58,9 +60,7 @@ def agreement(readings: list[Reading]) -> tuple[float, float]:
     """The share on which both agree whether there is a cry, and Cohen's kappa of it."""
     pairs = [(row.first in SEEN, row.second in SEEN) for row in readings]
     agreed = sum(first == second for first, second in pairs) / len(pairs)
-    shares = [sum(reader) / len(pairs) for reader in zip(*pairs, strict=True)]
-    by_chance = shares[0] * shares[1] + (1 - shares[0]) * (1 - shares[1])
-    return agreed, (agreed - by_chance) / (1 - by_chance)
+    return agreed, float(cohen_kappa_score(*zip(*pairs, strict=True)))
 
 
 def main() -> None:

@@ -14,7 +14,6 @@ import pytest
 import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import cohen_kappa_score
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 PHONE, OTHER_PHONE = "0D1AD73E-4C5E-45F3-85C4-9A3CB71E8856", "10d27991-f66a-4772-8cff-ead61f159a4c"
@@ -287,19 +286,9 @@ def test_both_readers_saw_every_recording_once_and_know_controls(
     corpora.readings.main()
     told = capsys.readouterr().out
     assert "control-other: 84 recordings, 82 in which neither saw a cry\n" in told
+    # By hand: 431 + 95 of 577 are alike; they saw 451 and 462 cries, so that 386 would be by chance.
+    assert "DonateACry: they agree whether there is a cry in 91.2%, kappa 0.73\n" in told
     assert len(corpora.readings.unseen()) == 95
-
-
-@given(st.lists(st.tuples(st.sampled_from("CWUN"), st.sampled_from("CWUN")), min_size=1))
-@settings(max_examples=50, deadline=None)
-def test_the_agreement_is_that_of_scikit_learn(letters: list[tuple[str, str]]) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(RECIPES))
-        readings = importlib.import_module("readings")
-    seen = [(first in "CW", second in "CW") for first, second in letters]
-    if len({one for pair in seen for one in pair}) == 2 and len({(f, s) for f, s in seen}) > 1:
-        _, kappa = readings.agreement([readings.Reading("", "", *pair) for pair in letters])
-        assert kappa == pytest.approx(cohen_kappa_score(*zip(*seen, strict=True)))
 
 
 def test_a_package_that_cannot_be_had_is_left_out_with_a_line(
