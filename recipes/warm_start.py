@@ -117,10 +117,12 @@ def _recall(
             if str(kept["of"]) == of:
                 return kept["features"], kept["lengths"]
     found: list[Heard] = []
+    threads = torch.get_num_threads()
     for result in map_processes(_Hearing(config, labels), list(enumerate(clips)), config.workers, _give_up):
         if len(found) % 500 == 0:
             print(f"heard {len(found):,} of {len(clips):,} clips", flush=True)
         found.append(result)
+    torch.set_num_threads(threads)  # some were heard here, with one
     features, lengths = (np.stack(some) for some in zip(*found, strict=True))
     if heard is not None:
         np.savez(heard, features=features, lengths=lengths, of=of)
