@@ -173,12 +173,10 @@ def answer_folds(
             heard.append(hear(samples))
         also = [number for number, clip in enumerate(doubtful) if clip.fold == fold]
         answers.doubtful[also, 0] = answer(predictor, [doubtful[number] for number in also])
-        heard += list(heard_doubtful[also])
-        others = learn(features[rest], truth[rest], np.stack([*features[own], *heard]))
-        answers.clips[own, 1:] = others[: len(own)]
-        answers.doubtful[also, 1:] = others[len(others) - len(also) :]
-        of_mixtures = others[len(own) : len(others) - len(also)]
-        for (number, snr), first, further in zip(which, said, of_mixtures, strict=True):
+        others = learn(features[rest], truth[rest], np.stack([*features[own], *heard_doubtful[also], *heard]))
+        own_others, also_others, mixed_others = np.split(others, [len(own), len(own) + len(also)])
+        answers.clips[own, 1:], answers.doubtful[also, 1:] = own_others, also_others
+        for (number, snr), first, further in zip(which, said, mixed_others, strict=True):
             answers.mixtures[snr].append((number, np.array([first, *further])))
         for kind in HOURS_OF:
             some = [clips[number] for number in whole if kind_of(clips[number]) == kind]
