@@ -13,10 +13,10 @@ outside the fold.
 Printed, with intervals of 95% from bootstrap samples of whole groups:
 
 - the AUC of cries against others. Copies of cries that recipes/corpora.py has widened or narrowed are counted apart,
-  and so is what holds nothing above 4 kHz by the manifest;
+  and so are the folds, clips shorter than 4 s, and what holds nothing above 4 kHz by the manifest;
 - the share of each kind that is called a cry at the threshold at which 90% of all cries are, out of fold; each method
-  has its own. The same at 0.5. What is recorded and what is synthesised (of the corpus synthetic) are counted apart
-  too: a generator that is left out is a cousin of those that were learnt from;
+  has its own. The same of clips of 4 s and more alone, and at 0.5. What is recorded and what is synthesised (of the
+  corpus synthetic) are counted apart too: a generator that is left out is a cousin of those that were learnt from;
 - what is found in noise at that threshold: each cry with a noise of the same fold, of a kind drawn from household,
   noise, speech and music, at a ratio of the mean powers of both; and the AUC of these against such noises alone;
 - false alarms an hour at that threshold: events, as `crycli predict --events` finds them, in the clips of a kind and
@@ -59,6 +59,7 @@ HOURS_OF = ("speech", "music", "household", "noise")
 """Kinds of which recordings are made to count false alarms."""
 SYNTHESISED = "synthetic"  # the corpus
 MADE = re.compile(r", (widened|narrowed)$")  # at the end of a source
+SHORT_SECONDS = 4.0  # recipes/corpora.py cuts shorter ones at the loudest moment: of a cry it may be anything
 NARROW_HZ = 4500.0  # nothing above: as 8 kHz sounds; DonateACry has nothing else
 HALF = np.full(len(METHODS), 0.5)
 DRAWS, OUTSIDE = 2000, 0.025  # bootstrap samples; of an interval of 95%, on either side
@@ -252,8 +253,12 @@ def print_clips(clips: Sequence[Clip], found: Floats, thresholds: Floats) -> Non
     kinds, origins = sorted(set(kind[~cries])), sorted(set(origin[cries]))
     given = np.char.startswith(origin, "donateacry")
     recorded = np.array([clip.corpus != SYNTHESISED for clip in clips])
+    short = np.array([clip.seconds is not None and clip.seconds < SHORT_SECONDS for clip in clips])
     rows = {"everything": cries | ~cries, "everything recorded": recorded}
+    rows |= {f"everything of {SHORT_SECONDS:g} s and more": ~short, f"everything under {SHORT_SECONDS:g} s": short}
     rows |= {"ESC-10, its official folds": origin == "esc10"}
+    folds = np.array([clip.fold or 0 for clip in clips])
+    rows |= {f"fold {fold}": folds == fold for fold in sorted(set(folds[folds > 0].tolist()))}
     rows |= {f"{name} against all": np.where(cries, origin == name, True) for name in origins}
     for name, side in (("to 4 kHz", ~wide), ("above", wide)):
         for other, others in (("to 4 kHz", ~wide), ("above", wide)):
@@ -263,11 +268,18 @@ def print_clips(clips: Sequence[Clip], found: Floats, thresholds: Floats) -> Non
     for name, chosen in rows.items():
         print_auc(name, cries[chosen], groups[chosen], found[chosen])
     parts = {"all cries": cries, **{f"cries, {name}": cries & (origin == name) for name in origins}, "others": ~cries}
+    parts |= {f"cries under {SHORT_SECONDS:g} s": cries & short, f"others under {SHORT_SECONDS:g} s": ~cries & short}
     kinds_too = parts | {name: ~cries & (kind == name) for name in kinds}
     for name in ("others", *kinds):
         both = {f"{name}, recorded": kinds_too[name] & recorded, f"{name}, synthesised": kinds_too[name] & ~recorded}
         kinds_too |= both if all(chosen.any() for chosen in both.values()) else {}
-    for title, limits, some in (("90% of cries found", thresholds, kinds_too), ("at 0.5", HALF, parts)):
+    of_long = find_thresholds([clip for clip, under in zip(clips, short, strict=True) if not under], found[~short])
+    long_ones = {name: chosen & ~short for name, chosen in kinds_too.items() if (chosen & ~short).any()}
+    for title, limits, some in (
+        ("90% of cries found", thresholds, kinds_too),
+        (f"the same, of {SHORT_SECONDS:g} s and more", of_long, long_ones),
+        ("at 0.5", HALF, parts),
+    ):
         print_header(f"called a cry, {title}", limits)
         for name, chosen in some.items():
             print_shares(name, groups[chosen], found[chosen], limits)
