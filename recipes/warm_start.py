@@ -36,7 +36,7 @@ from crycli.parallel import map_processes
 
 COPIES = 4  # augmented ones of each clip, beside the clip itself
 FROZEN = 2  # convolutions
-STEPS = 1400
+STEPS = 2800
 BATCH = 64
 PEAK_RATE = 1.5e-3
 WARMUP_SHARE = 0.2  # of the updates; the rate falls by a cosine afterwards
@@ -277,8 +277,9 @@ def _behind_the_frozen(model: Any, values: torch.Tensor, lengths: torch.Tensor) 
     for layer in backbone.feature_extractor.conv_layers[FROZEN:]:
         hidden = layer(hidden)
     hidden, _ = backbone.feature_projection(hidden.transpose(1, 2))
-    hidden = backbone.encoder.layer_norm(hidden + backbone.encoder.pos_conv_embed(hidden))
     valid = mask_of(model.count_frames(lengths), hidden.shape[1])
+    hidden = hidden * valid[..., None]  # or a clip's last frames would hear what lies after its end
+    hidden = backbone.encoder.layer_norm(hidden + backbone.encoder.pos_conv_embed(hidden))
     logits: torch.Tensor = model.classify(model.pool_layers(hidden[None], valid))
     return logits
 
