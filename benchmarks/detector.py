@@ -115,7 +115,7 @@ def main() -> None:
     features = hear_clips(clips, config)
     doubtful = with_folds(read_manifest(arguments.doubtful), clips) if arguments.doubtful else []
     answers = answer_folds(clips, doubtful, features, arguments.runs, config, np.random.default_rng(arguments.seed))
-    thresholds = find_thresholds(clips, answers.clips)
+    thresholds = find_thresholds(labels_of(clips) == 0, answers.clips)
     print_clips(clips, answers.clips, thresholds)
     print_noise(clips, answers, thresholds)
     print_alarms(answers.recordings, float(thresholds[0]))
@@ -240,9 +240,9 @@ def mix(
             yield number, snr, cry + noise * np.float32(scale * 10 ** (-snr / 20))
 
 
-def find_thresholds(clips: Sequence[Clip], found: Floats) -> Floats:
-    """(methods,) the highest at which each finds 90% of the cries."""
-    return np.asarray(np.nanquantile(found[labels_of(clips) == 0], 1.0 - RECALL, axis=0, method="lower"))
+def find_thresholds(cries: Flags, found: Floats) -> Floats:
+    """(methods,) the highest at which each finds 90% of the cries, (clips,)."""
+    return np.asarray(np.nanquantile(found[cries], 1.0 - RECALL, axis=0, method="lower"))
 
 
 def print_clips(clips: Sequence[Clip], found: Floats, thresholds: Floats) -> None:
@@ -273,7 +273,7 @@ def print_clips(clips: Sequence[Clip], found: Floats, thresholds: Floats) -> Non
     for name in ("others", *kinds):
         both = {f"{name}, recorded": kinds_too[name] & recorded, f"{name}, synthesised": kinds_too[name] & ~recorded}
         kinds_too |= both if all(chosen.any() for chosen in both.values()) else {}
-    of_long = find_thresholds([clip for clip, under in zip(clips, short, strict=True) if not under], found[~short])
+    of_long = find_thresholds(cries & ~short, found)
     long_ones = {name: chosen & ~short for name, chosen in kinds_too.items() if (chosen & ~short).any()}
     for title, limits, some in (
         ("90% of cries found", thresholds, kinds_too),
