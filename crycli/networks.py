@@ -124,7 +124,9 @@ def _alone(network: Network) -> Network:
     usual = torch.get_num_threads()
 
     def run(values: Array, mask: Mask) -> Output:
-        # The number belongs to the calling thread; those that torch meets for the first time start with the last one.
+        # The number belongs to the calling thread, which gets the last one that any thread set when torch first asks
+        # for it: asked here, or another call that ends meanwhile would set it anew in the midst of this one.
+        torch.get_num_threads()
         torch.set_num_threads(1)
         try:
             return network(values, mask)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -14,7 +16,7 @@ from onnx import TensorProto, helper
 
 from crycli.checkpoint import find_classifier, load_model
 from crycli.errors import CheckpointError
-from crycli.networks import Network, onnx_network, torch_network
+from crycli.networks import Network, exported_network, onnx_network, torch_network
 
 LENGTHS = (400, 4_000, 16_000, 9_001)
 
@@ -72,6 +74,31 @@ def test_a_call_computes_with_one_thread_and_leaves_the_number_of_others_alone(r
         with ThreadPoolExecutor(1) as pool:  # a thread that torch has not seen
             assert pool.submit(torch.get_num_threads).result() == 3
     finally:
+        torch.set_num_threads(usual)
+
+
+def test_a_call_that_ends_leaves_the_number_of_threads_of_one_in_the_midst_alone() -> None:
+    """The longer call is the first that its thread makes, and asks torch for the number only after the other ended."""
+    usual = torch.get_num_threads()
+    begun, ended = threading.Event(), threading.Event()
+
+    def module(values: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if threading.current_thread() is not threading.main_thread():
+            begun.set()
+            assert ended.wait(60)
+        return torch.full((1, 1), float(torch.get_num_threads())), torch.zeros(1, 1)
+
+    torch.set_num_threads(3)
+    try:
+        network = exported_network(SimpleNamespace(module=lambda: module))
+        with ThreadPoolExecutor(1) as pool:
+            longer = pool.submit(network, *clips()[0])
+            assert begun.wait(60)
+            shorter = network(*clips()[0])
+            ended.set()
+            assert (shorter.logits.item(), longer.result().logits.item()) == (1, 1)
+    finally:
+        ended.set()
         torch.set_num_threads(usual)
 
 
