@@ -248,41 +248,77 @@ def find_thresholds(cries: Flags, found: Floats) -> Floats:
 def print_clips(clips: Sequence[Clip], found: Floats, thresholds: Floats) -> None:
     """The AUCs, and what is called a cry."""
     cries, groups = labels_of(clips) == 0, np.array([clip.group for clip in clips])
-    kind, origin = np.array([kind_of(clip) for clip in clips]), np.array([origin_of(clip) for clip in clips])
-    wide = np.array([(clip.bandwidth_hz or 0.0) > NARROW_HZ for clip in clips])
-    kinds, origins = sorted(set(kind[~cries])), sorted(set(origin[cries]))
-    given = np.char.startswith(origin, "donateacry")
-    recorded = np.array([clip.corpus != SYNTHESISED for clip in clips])
-    short = np.array([clip.seconds is not None and clip.seconds < SHORT_SECONDS for clip in clips])
-    rows = {"everything": cries | ~cries, "everything recorded": recorded}
-    rows |= {f"everything of {SHORT_SECONDS:g} s and more": ~short, f"everything under {SHORT_SECONDS:g} s": short}
-    rows |= {"ESC-10, its official folds": origin == "esc10"}
-    folds = np.array([clip.fold or 0 for clip in clips])
-    rows |= {f"fold {fold}": folds == fold for fold in sorted(set(folds[folds > 0].tolist()))}
-    rows |= {f"{name} against all": np.where(cries, origin == name, True) for name in origins}
-    for name, side in (("to 4 kHz", ~wide), ("above", wide)):
-        for other, others in (("to 4 kHz", ~wide), ("above", wide)):
-            rows[f"cries {name}, others {other}"] = np.where(cries, side, others)
-    rows |= {f"donateacry against {name}": np.where(cries, given, kind == name) for name in kinds}
     print_header("AUC, cries against others")
-    for name, chosen in rows.items():
+    for name, chosen in sets_to_tell_apart(clips).items():
         print_auc(name, cries[chosen], groups[chosen], found[chosen])
-    parts = {"all cries": cries, **{f"cries, {name}": cries & (origin == name) for name in origins}, "others": ~cries}
-    parts |= {f"cries under {SHORT_SECONDS:g} s": cries & short, f"others under {SHORT_SECONDS:g} s": ~cries & short}
-    kinds_too = parts | {name: ~cries & (kind == name) for name in kinds}
-    for name in ("others", *kinds):
-        both = {f"{name}, recorded": kinds_too[name] & recorded, f"{name}, synthesised": kinds_too[name] & ~recorded}
-        kinds_too |= both if all(chosen.any() for chosen in both.values()) else {}
-    of_long = find_thresholds(cries & ~short, found)
+    parts, short = sets_by_label(clips), are_short(clips)
+    kinds_too = parts | sets_by_kind(clips)
     long_ones = {name: chosen & ~short for name, chosen in kinds_too.items() if (chosen & ~short).any()}
     for title, limits, some in (
         ("90% of cries found", thresholds, kinds_too),
-        (f"the same, of {SHORT_SECONDS:g} s and more", of_long, long_ones),
+        (f"the same, of {SHORT_SECONDS:g} s and more", find_thresholds(cries & ~short, found), long_ones),
         ("at 0.5", HALF, parts),
     ):
         print_header(f"called a cry, {title}", limits)
         for name, chosen in some.items():
             print_shares(name, groups[chosen], found[chosen], limits)
+
+
+def are_short(clips: Sequence[Clip]) -> Flags:
+    """(clips,), which last less than `SHORT_SECONDS`."""
+    return np.array([clip.seconds is not None and clip.seconds < SHORT_SECONDS for clip in clips])
+
+
+def are_recorded(clips: Sequence[Clip]) -> Flags:
+    """(clips,), which are not synthesised."""
+    return np.array([clip.corpus != SYNTHESISED for clip in clips])
+
+
+def sets_to_tell_apart(clips: Sequence[Clip]) -> dict[str, Flags]:
+    """The sets of clips in which cries are told from others, by name, each (clips,)."""
+    cries, short = labels_of(clips) == 0, are_short(clips)
+    kind, origin = np.array([kind_of(clip) for clip in clips]), np.array([origin_of(clip) for clip in clips])
+    folds = np.array([clip.fold or 0 for clip in clips])
+    sets = {"everything": cries | ~cries, "everything recorded": are_recorded(clips)}
+    sets |= {f"everything of {SHORT_SECONDS:g} s and more": ~short, f"everything under {SHORT_SECONDS:g} s": short}
+    official = "ESC-10, its official folds"
+    sets |= {official: origin == "esc10", f"{official}, of {SHORT_SECONDS:g} s and more": (origin == "esc10") & ~short}
+    sets |= {f"fold {fold}": folds == fold for fold in sorted(set(folds[folds > 0].tolist()))}
+    sets |= {f"{name} against all": np.where(cries, origin == name, True) for name in sorted(set(origin[cries]))}
+    wide = np.array([(clip.bandwidth_hz or 0.0) > NARROW_HZ for clip in clips])
+    for name, side in (("to 4 kHz", ~wide), ("above", wide)):
+        for other, others in (("to 4 kHz", ~wide), ("above", wide)):
+            sets[f"cries {name}, others {other}"] = np.where(cries, side, others)
+    given = np.char.startswith(origin, "donateacry")
+    return sets | {
+        f"donateacry against {name}": np.where(cries, given, kind == name) for name in sorted(set(kind[~cries]))
+    }
+
+
+def sets_by_label(clips: Sequence[Clip]) -> dict[str, Flags]:
+    """The cries, those of each origin, the others, and the short ones of both, by name, each (clips,)."""
+    cries, short = labels_of(clips) == 0, are_short(clips)
+    origin = np.array([origin_of(clip) for clip in clips])
+    of_origins = {f"cries, {name}": cries & (origin == name) for name in sorted(set(origin[cries]))}
+    under = f"under {SHORT_SECONDS:g} s"
+    return {
+        "all cries": cries,
+        **of_origins,
+        "others": ~cries,
+        f"cries {under}": cries & short,
+        f"others {under}": ~cries & short,
+    }
+
+
+def sets_by_kind(clips: Sequence[Clip]) -> dict[str, Flags]:
+    """The others by their kind, and where there are both by whether they are recorded or made, each (clips,)."""
+    others, recorded = labels_of(clips) != 0, are_recorded(clips)
+    kind = np.array([kind_of(clip) for clip in clips])
+    sets = {name: others & (kind == name) for name in sorted(set(kind[others]))}
+    for name, chosen in [("others", others), *sets.items()]:
+        both = {f"{name}, recorded": chosen & recorded, f"{name}, synthesised": chosen & ~recorded}
+        sets |= both if all(some.any() for some in both.values()) else {}
+    return sets
 
 
 def print_noise(clips: Sequence[Clip], answers: Answers, thresholds: Floats) -> None:

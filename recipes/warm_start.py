@@ -1,17 +1,17 @@
 """A first training of the detector's network, many times faster than `crycli train`: the start that it goes on from.
 
     python recipes/warm_start.py DATA -o START -c recipes/detector.yaml --cries corpora/cries
-        [--without COLUMN=VALUE] [--heard FILE]
+        [--without COLUMN=VALUE,...] [--heard FILE]
 
 The first two convolutions of mini-random start as the filters of a spectrogram. Here they stay so, and what they make
 of each training clip and of some augmented copies is computed once. The rest of the network learns from that. START is
 a folder that `model.backbone` takes; `crycli train` then goes on with the head, and calibrates.
 
 DATA is what `crycli prepare` wrote; its validation and test parts are not looked at. --cries are synthesised ones, to
-learn from and not to be measured with. With --without the clips of all parts are learnt from, but for those with that
-value in that column: `fold=1` for cross-validation, `corpus=esc10` for a corpus from which nothing shall be learnt. How
-well these are told apart, each heard as a whole, is printed at the end. --heard keeps what was computed of the clips
-for the next training on the same DATA, some GB.
+learn from and not to be measured with. With --without the clips of all parts are learnt from, but for those with one
+of these values in that column: `fold=1` for cross-validation, `corpus=esc10` for a corpus from which nothing shall be
+learnt. How well these are told apart, each heard as a whole, is printed at the end. --heard keeps what was computed of
+the clips for the next training on the same DATA, some GB.
 """
 
 from __future__ import annotations
@@ -44,6 +44,9 @@ WEIGHT_DECAY = 0.05
 LABEL_SMOOTHING = 0.02
 VOICED = ("laughter", "voice", "animal", "singing")  # kinds that sounds.py makes in the way of its cries
 OFTEN = 3.0  # as likely to be drawn as others: these, and all laughter; or that way itself would tell a cry
+SHORTENED = 0.3  # of what is drawn is cut to such a part: or one call by itself is judged by what is missing around it
+SHORT_SECONDS = (0.5, 4.0)
+LOUD_FRAMES = 7  # of 40 ms, over which loudness is added up: in a frame, how many bands are above how many levels
 MIXUP = 1.0  # of Beta(MIXUP, MIXUP)
 CRY = "cry"
 SYNTHESISED = "synthetic"  # the corpus of corpora.py
@@ -64,7 +67,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, help="a new folder")
     parser.add_argument("-c", "--config", type=Path, required=True)
     parser.add_argument("--cries", type=Path, metavar="FOLDER", help="more of them, in .flac files")
-    parser.add_argument("--without", metavar="COLUMN=VALUE", default="", help="learn nothing from such clips")
+    parser.add_argument("--without", metavar="COLUMN=VALUE,...", default="", help="learn nothing from such clips")
     parser.add_argument("--heard", type=Path, metavar="FILE", help="an .npz file: read where it exists, else written")
     parser.add_argument("--steps", type=int, default=STEPS)
     given = parser.parse_args()
@@ -97,8 +100,8 @@ def _are_learnt(clips: Sequence[Clip], data: Path, without: str) -> npt.NDArray[
     if not without:
         count = len(read_manifest(data / f"{PARTS[0]}.csv"))  # the training part comes first
         return np.arange(len(clips)) < count
-    column, _, value = without.partition("=")
-    return np.array([str(getattr(clip, column, clip.extra.get(column))) != value for clip in clips])
+    column, _, values = without.partition("=")
+    return np.array([str(getattr(clip, column, clip.extra.get(column))) not in values.split(",") for clip in clips])
 
 
 def _are_often(clips: Sequence[Clip]) -> npt.NDArray[np.bool_]:
@@ -225,15 +228,15 @@ def _train(
             [rng.choice(pool, BATCH // len(pools), p=p) for pool, p in zip(pools, chances, strict=True)]
         )
         copies = rng.integers(0, features.shape[1], len(chosen))
-        values = torch.from_numpy(features[chosen, copies].astype(np.float32))
+        values, samples = _shorten(model, features[chosen, copies].astype(np.float32), lengths[chosen, copies], rng)
         target = torch.nn.functional.one_hot(torch.from_numpy(truth[chosen]), len(pools)).float()
         target = target * (1.0 - LABEL_SMOOTHING) + LABEL_SMOOTHING / len(pools)
         share = float(rng.beta(MIXUP, MIXUP))
         share = max(share, 1.0 - share)
         other = rng.permutation(len(chosen))
-        values, target = (share * mixed + (1.0 - share) * mixed[other] for mixed in (values, target))
-        longer = np.maximum(lengths[chosen, copies], lengths[chosen, copies][other])
-        logits = _behind_the_frozen(model, values, torch.from_numpy(longer))
+        values, target = (share * mixed + (1.0 - share) * mixed[other] for mixed in (torch.from_numpy(values), target))
+        longer = torch.from_numpy(np.maximum(samples, samples[other]))
+        logits = _behind_the_frozen(model, values, longer)
         losses = -(target * logits.log_softmax(-1)).sum(-1)
         if step >= IGNORED_FROM * steps:
             clips = torch.from_numpy(np.flatnonzero(truth[chosen] == cry))
@@ -249,6 +252,31 @@ def _train(
             print(f"update {step:,} of {steps:,}, loss {losses.mean().item():.3f}", flush=True)
     model.load_state_dict(average)
     return model.eval()
+
+
+def _shorten(
+    model: Any, values: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64], rng: np.random.Generator
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """Some of the clips cut to a short part around their loudest moment, as corpora.py cuts: both anew.
+
+    Args:
+        model: says what a frame is.
+        values: (clips, frames, channels) of `_Hearing`.
+        lengths: (clips,), samples.
+        rng: draws which, how long and where.
+    """
+    values, lengths = values.copy(), lengths.copy()
+    frames = model.count_frames(lengths, FROZEN)
+    short = (RATE * rng.uniform(*SHORT_SECONDS, len(values))).astype(np.int64)
+    kept = model.count_frames(short, FROZEN)
+    before = kept * rng.uniform(0.2, 0.8, len(values))
+    for row in np.flatnonzero((rng.random(len(values)) < SHORTENED) & (kept < frames)):
+        loudness = np.convolve(values[row, : frames[row]].sum(-1), np.ones(LOUD_FRAMES), "same")
+        start = int(np.clip(loudness.argmax() - before[row], 0, frames[row] - kept[row]))
+        part = values[row, start : start + kept[row]].copy()
+        values[row] = 0.0
+        values[row, : kept[row]], lengths[row] = part, short[row]
+    return values, lengths
 
 
 def _report(model: Any, clips: Sequence[Clip], positive: int, config: Config) -> None:
