@@ -697,7 +697,7 @@ def _predict_here(
     from crycli import console
     from crycli.inputs import find_inputs
     from crycli.predicting import Job
-    from crycli.results import refuse_taken
+    from crycli.results import BESIDE_ENDINGS, refuse_taken
 
     file = Path(output) if output is not None else None
     form = _form(settings, file, beside=beside)
@@ -715,6 +715,8 @@ def _predict_here(
         console.note("Nothing is left to do: the output is finished.")
     elif output is not None:
         console.note(f"The answers are in {output}.")
+    elif beside and form != "table":
+        console.note(f"The answers are beside the recordings, each in NAME{BESIDE_ENDINGS[form]}.")
     for flag, made in (("segments", extras.segments), ("vectors", extras.embeddings), ("timelines", extras.plot)):
         if made is not None:
             console.note(f"The {flag} are in {made}.")
