@@ -195,11 +195,13 @@ def test_a_table_shows_the_course_of_a_long_recording_and_vectors_are_written_be
 def test_it_says_under_which_names_the_files_beside_the_recordings_are(
     bundle: Path, night: Path, tmp_path: Path, crycli: Callable[..., Outcome]
 ) -> None:
-    shutil.copy(night, tmp_path / "a.wav")
-    done = crycli("predict", tmp_path, "-m", bundle, "--window", "1", "--beside", "--format", "raven")
+    nights = tmp_path / "nights"
+    nights.mkdir()
+    shutil.copy(night, nights / "a.wav")
+    done = crycli("predict", nights, "-m", bundle, "--window", "1", "--beside", "--format", "raven")
     assert (done.code, done.out) == (0, ""), done.err
     assert "beside the recordings, each in NAME.crycli.selections.txt" in done.err
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.wav", "a.wav.crycli.selections.txt"]
+    assert sorted(path.name for path in nights.iterdir()) == ["a.wav", "a.wav.crycli.selections.txt"]
 
 
 def test_a_device_is_no_output_file(bundle: Path, night: Path, crycli: Callable[..., Outcome]) -> None:
