@@ -32,6 +32,7 @@ import numpy as np
 
 from crycli import bootstrap, metrics, recipe
 from crycli.audio import Excerpt
+from crycli.comparing import OUTSIDE
 from crycli.config import load_config
 from crycli.inference import load_predictor
 from crycli.manifest import PARTS, Clip, read_manifest, write_manifest
@@ -42,7 +43,6 @@ RANDOM, MINI = "mini-random", "mini"
 SIZES = (20, 50, 100)  # labelled clips
 VALIDATION = 0.2  # of them
 TEST_CLIPS = 200  # of a fold, at most
-OUTSIDE = 0.025  # of an interval of 95%, on either side
 SCORES = ("balanced_accuracy", "macro_auc")
 SETTINGS = ("model.pooling=statistics", "model.freeze=none", "data.max_seconds=5")
 
@@ -198,9 +198,8 @@ def describe_gain(ours: Results, theirs: Results, score: str) -> str:
     Runs of one fold are tested on the same clips and get the same bootstrap samples, those of different folds different
     ones: probabilities of two runs have no common scale, so that clips of both are never ranked together.
     """
-    values, drawn = [], []
+    pair, values, drawn = (ours, theirs), [], []
     for run, fold in enumerate(ours.folds):
-        pair = (ours, theirs)
         values.append(np.subtract(*(getattr(results.reports[run], score) for results in pair)))
         names, truth, groups = list(ours.reports[run].labels), ours.truth[run], ours.groups[run]
         samples = (

@@ -100,8 +100,9 @@ def _are_learnt(clips: Sequence[Clip], data: Path, without: str) -> npt.NDArray[
     if not without:
         count = len(read_manifest(data / f"{PARTS[0]}.csv"))  # the training part comes first
         return np.arange(len(clips)) < count
-    column, _, values = without.partition("=")
-    return np.array([str(getattr(clip, column, clip.extra.get(column))) not in values.split(",") for clip in clips])
+    column, _, given = without.partition("=")
+    values = given.split(",")
+    return np.array([str(getattr(clip, column, clip.extra.get(column))) not in values for clip in clips])
 
 
 def _are_often(clips: Sequence[Clip]) -> npt.NDArray[np.bool_]:
