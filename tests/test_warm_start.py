@@ -29,11 +29,25 @@ CONFIG = (
 CRIES = 30  # they take longer than processes take to start, and two do
 
 
-@pytest.fixture(scope="module")
-def warm_start() -> ModuleType:
+def recipe(name: str) -> ModuleType:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(RECIPES))
-        return importlib.import_module("warm_start")
+        return importlib.import_module(name)
+
+
+@pytest.fixture(scope="module")
+def hearing() -> ModuleType:
+    return recipe("hearing")
+
+
+@pytest.fixture(scope="module")
+def distillation() -> ModuleType:
+    return recipe("distillation")
+
+
+@pytest.fixture(scope="module")
+def warm_start() -> ModuleType:
+    return recipe("warm_start")
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +70,14 @@ def start(nursery: Path, output: Path, *more: str) -> subprocess.CompletedProces
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def test_what_it_trains_is_what_the_network_answers(warm_start: ModuleType) -> None:
+class Silent(torch.nn.Module):
+    """In place of a context that adds nothing."""
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        return torch.zeros_like(hidden)
+
+
+def test_what_it_trains_is_what_the_network_answers(hearing: ModuleType) -> None:
     config = settings("model.backbone=mini-random", "model.pooling=statistics")
     model = build_model(config, None, ["cry", "not_cry"]).eval()
     generator = np.random.default_rng(0)
@@ -64,8 +85,8 @@ def test_what_it_trains_is_what_the_network_answers(warm_start: ModuleType) -> N
     clips = [audio.normalise(generator.standard_normal(length).astype(np.float32)) for length in lengths]
     values = torch.from_numpy(np.stack([np.pad(clip, (0, max(lengths) - len(clip))) for clip in clips]))
     mask = (torch.arange(max(lengths))[None, :] < torch.tensor(lengths)[:, None]).long()
-    frozen = model.backbone.feature_extractor.conv_layers[: warm_start.FROZEN]
-    heard = torch.zeros(3, model.count_frames(max(lengths), warm_start.FROZEN), frozen[-1].conv.out_channels)
+    frozen = model.backbone.feature_extractor.conv_layers[: hearing.FROZEN]
+    heard = torch.zeros(3, model.count_frames(max(lengths), hearing.FROZEN), frozen[-1].conv.out_channels)
     with torch.no_grad():
         whole = model(values, attention_mask=mask).logits
         for row, clip in zip(heard, clips, strict=True):
@@ -73,15 +94,22 @@ def test_what_it_trains_is_what_the_network_answers(warm_start: ModuleType) -> N
             for layer in frozen:
                 hidden = layer(hidden)
             row[: hidden.shape[2]] = hidden[0].T
-        behind = warm_start._behind_the_frozen(model, heard, torch.tensor(lengths))
+        behind = hearing.behind_the_frozen(model, heard, torch.tensor(lengths))
+        alone = hearing.behind_the_frozen(model, heard, torch.tensor(lengths), context=False)
+        model.backbone.encoder.pos_conv_embed = Silent()
+        without_context = model(values, attention_mask=mask).logits
     torch.testing.assert_close(behind, whole, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(alone, without_context, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(alone, behind, atol=1e-3)
 
 
-def test_some_of_what_is_drawn_is_cut_to_a_part_around_its_loudest_moment(warm_start: ModuleType) -> None:
+def test_some_of_what_is_drawn_is_cut_to_a_part_around_its_loudest_moment(
+    hearing: ModuleType, distillation: ModuleType
+) -> None:
     model = build_model(settings("model.backbone=mini-random", "model.pooling=statistics"), None, ["cry", "not_cry"])
     generator = np.random.default_rng(0)
     lengths = np.tile([80_000, 16_000, 6_000], 200)
-    frames = model.count_frames(lengths, warm_start.FROZEN)
+    frames = model.count_frames(lengths, hearing.FROZEN)
     values = np.zeros((600, frames.max(), 3), np.float32)
     for row, count in enumerate(frames):
         values[row, :count] = generator.uniform(0.1, 0.5, (count, 3))
@@ -89,7 +117,7 @@ def test_some_of_what_is_drawn_is_cut_to_a_part_around_its_loudest_moment(warm_s
     for away, loudness in enumerate((50.0, 20.0, 20.0, 20.0)):
         values[np.arange(600), loudest - away] = values[np.arange(600), loudest + away] = loudness
     given = values.copy()
-    parts, samples = warm_start._shorten(model, values, lengths, generator)
+    parts, samples = distillation._shorten(model, values, lengths, generator)
     np.testing.assert_array_equal(values, given)
     changed = samples != lengths
     assert 0.2 < changed[::3].mean() < 0.4
@@ -98,11 +126,33 @@ def test_some_of_what_is_drawn_is_cut_to_a_part_around_its_loudest_moment(warm_s
     np.testing.assert_array_equal(parts[~changed], values[~changed])
     for row in np.flatnonzero(changed):
         assert 8_000 <= samples[row] <= 64_000
-        kept = model.count_frames(int(samples[row]), warm_start.FROZEN)
+        kept = model.count_frames(int(samples[row]), hearing.FROZEN)
         at = int(parts[row, :, 0].argmax())
         assert parts[row, at, 0] == 50.0
         np.testing.assert_array_equal(parts[row, :kept], values[row, loudest[row] - at :][:kept])
         assert not parts[row, kept:].any()
+
+
+def test_the_last_network_learns_the_teachers_mean_answer_and_no_label(
+    distillation: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(distillation, "AVERAGED", 0.5)
+    model = build_model(settings("model.backbone=mini-random", "model.pooling=statistics"), None, ["cry", "not_cry"])
+    channels = model.backbone.feature_extractor.conv_layers[distillation.FROZEN - 1].conv.out_channels
+    frames = model.count_frames(16_000, distillation.FROZEN)
+    features = np.random.default_rng(0).uniform(0.0, 1.0, (8, 1, frames, channels)).astype(np.float16)
+    truth = np.array([0, 1] * 4)
+    material = distillation.Material(features, np.full((8, 1), 16_000), truth, np.zeros(8, bool))
+    teachers = [
+        lambda values, _: torch.tensor([4.0, 0.0]).expand(len(values), 2),
+        lambda values, _: torch.tensor([0.0, 2.0]).expand(len(values), 2),
+    ]
+    model = distillation._train(model, material, 0, 60, 0, teachers=teachers)
+    heard = torch.from_numpy(features[:, 0].astype(np.float32))
+    with torch.no_grad():
+        said = distillation.behind_the_frozen(model, heard, torch.full((8,), 16_000)).softmax(-1)
+    expected = 1.0 / (1.0 + np.exp(-1.0))  # (4 - 2) / 2 between the two
+    torch.testing.assert_close(said[:, 0], torch.full((8,), expected, dtype=said.dtype), atol=0.05, rtol=0.0)
 
 
 def test_laughter_and_what_is_made_like_the_synthesised_cries_is_drawn_more_often(warm_start: ModuleType) -> None:
