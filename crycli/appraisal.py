@@ -42,11 +42,14 @@ class Rival:
         name: a baseline or another classifier.
         scores: its own.
         difference: the classifier's balanced accuracy minus its own, paired.
+        met: clips that another classifier has met, or others of their groups; None where it does not say, and for
+            baselines.
     """
 
     name: str
     scores: Scores
     difference: Difference
+    met: int | None = None
 
 
 @dataclass(frozen=True)

@@ -533,6 +533,12 @@ def eval(  # noqa: A001 - the command's name
         console.result(
             f"Leakage: the model has met {appraisal.leakage.clips} of these clips, or others of their groups."
         )
+    for other in found.others:
+        if other.met:
+            console.result(
+                f"Leakage: {other.name} has met {other.met} of these clips, or others of their groups: its scores "
+                "flatter it, and the difference says nothing."
+            )
     if found.split_comparison is not None:
         console.result(found.split_comparison.sentence)
     console.result(appraisal.verdict.sentence)

@@ -384,7 +384,8 @@ def _difference(difference: Difference) -> DifferenceEntry:
 
 
 def _rival(rival: Rival) -> RivalEntry:
-    return RivalEntry(name=_readable(rival.name), difference=_difference(rival.difference), **_scores(rival.scores))
+    difference = _difference(rival.difference)
+    return RivalEntry(name=_readable(rival.name), difference=difference, met=rival.met, **_scores(rival.scores))
 
 
 def _leakage(appraisal: Appraisal) -> LeakageEntry | None:

@@ -104,8 +104,9 @@ def evaluate(
         _in_order(names, predictor, [answer for answer, read in zip(answers, readable, strict=True) if read])
         for predictor, answers in zip(predictors, asked, strict=True)
     ]
-    shared = leakage.find_shared(
-        predictors[0].classifier.folder, used, [prediction.digest for prediction in answered[0]]
+    shared, *shared_by_others = (
+        leakage.find_shared(predictor.classifier.folder, used, [prediction.digest for prediction in predictions])
+        for predictor, predictions in zip(predictors, answered, strict=True)
     )
     used = whole_groups(used)
     answers, *others = (from_predictions(names, used, predictions) for predictions in answered)
@@ -121,8 +122,8 @@ def evaluate(
         config=config,
     )
     rivals = tuple(
-        Rival(model, score(other, config), against(answers, other, config))
-        for model, other in zip(models[1:], others, strict=True)
+        Rival(model, score(other, config), against(answers, other, config), int(met.clips.sum()) if met.known else None)
+        for model, other, met in zip(models[1:], others, shared_by_others, strict=True)
     )
     evaluation = Evaluation(about, appraisal, rivals, comparison)
     examples = _examples(answers, predictors[0], config.eval.examples, on_step)

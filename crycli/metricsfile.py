@@ -97,6 +97,9 @@ class RivalEntry(ScoresEntry):
     """The baseline or the other model."""
     difference: DifferenceEntry
     """The model minus this one."""
+    met: int | None
+    """Scored clips that the other model has met in its training, or others of their groups; null where it does not say,
+    and for baselines."""
 
 
 class VerdictEntry(DescribedSection):

@@ -120,7 +120,8 @@ def learn(config: Config, labels: Sequence[str], cry: int, material: Material, s
     teachers: list[Teacher] = []
     for number, context in enumerate((True, False)):
         print(f"teacher {number + 1} of 2", flush=True)
-        teacher = _train(networks[number], material, cry, steps, seed + number, context)
+        updates = 2 * steps if context else steps
+        teacher = _train(networks[number], material, cry, updates, seed + number, context)
         teachers.append(partial(behind_the_frozen, teacher, context=context))
     print("the network that learns from them", flush=True)
     return _train(networks[2], material, cry, steps, seed + len(teachers), teachers=teachers)

@@ -21,6 +21,7 @@ from crycli.audio import Excerpt
 from crycli.errors import CheckpointError, ConfigError, DataError, OutputError
 from crycli.evaluation import REPORT_FILES, evaluate
 from crycli.inference import load_predictor
+from crycli.leakage import write_known
 from crycli.manifest import Clip, read_manifest, write_manifest
 from crycli.networks import softmax
 from crycli.prepare import prepare_dataset_csv
@@ -283,6 +284,25 @@ def test_models_stand_side_by_side_with_paired_differences(
     assert other["accuracy"] == alone.appraisal.scores.report.accuracy
     difference = scores(tmp_path / "report")["balanced_accuracy"] - other["balanced_accuracy"]
     assert other["difference"]["value"] == pytest.approx(difference)
+
+
+def test_what_another_model_has_met_in_its_training_is_said_beside_the_comparison(
+    runs: dict[str, Path], data: Path, tmp_path: Path, crycli: Callable[..., Outcome]
+) -> None:
+    clips = read_manifest(data / "test.csv")
+    shutil.copytree(runs["group"], tmp_path / "other")
+    write_known(tmp_path / "other" / "model", {"train": clips}, {})
+    done = crycli("eval", runs["layer"], runs["group"], tmp_path / "other", data, "-o", tmp_path / "report")
+    assert [other["met"] for other in scores(tmp_path / "report")["others"]] == [0, len(clips)]
+    assert scores(tmp_path / "report")["leakage"]["clips"] == 0
+    assert f"{tmp_path / 'other'} has met {len(clips)} of these clips" in done.out
+    assert done.out.count("Leakage") == 1
+    assert "in the training of" in (tmp_path / "report" / "report.md").read_text()
+    assert "in the training of" in (tmp_path / "report" / "report.html").read_text()
+    assert [baseline["met"] for baseline in scores(tmp_path / "report")["baselines"]] == [None] * 3
+    (tmp_path / "other" / "model" / "known_clips.json").unlink()
+    crycli("eval", runs["layer"], tmp_path / "other", data, "-o", tmp_path / "unknown")
+    assert scores(tmp_path / "unknown")["others"][0]["met"] is None
 
 
 def test_anyones_predictions_get_the_same_scores(report: Path, tmp_path: Path, crycli: Callable[..., Outcome]) -> None:
