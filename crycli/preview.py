@@ -244,7 +244,7 @@ def draw_sheet(rows: Sequence[tuple[Panel, Panel]]) -> bytes:
     for axes in grid[-1]:
         axes.set_xlabel("seconds")
     gap = TITLE_HEIGHT / (ROW_HEIGHT - TITLE_HEIGHT)
-    figure.subplots_adjust(0.045, MARGIN / height, 0.92, 1 - TITLE_HEIGHT / height, wspace=0.05, hspace=gap)
+    figure.subplots_adjust(0.045, MARGIN / height, 0.92, 1 - TITLE_HEIGHT / height, wspace=0.1, hspace=gap)
     place = grid[0, 1].get_position()
     bar = figure.add_axes((0.94, place.y0, 0.012, place.height))
     figure.colorbar(grid[0, 0].images[0], cax=bar, label="dB below the row's loudest")
