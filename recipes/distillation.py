@@ -68,7 +68,7 @@ class _Batch:
 
 
 class _Batches:
-    """Draws batches: every label as often, a random copy of each clip, some cut, and two made one.
+    """Draws batches: every label as often, a random copy of each clip, and two made one.
 
     The last is mixup (Zhang et al. 2018, https://arxiv.org/abs/1710.09412).
 
@@ -76,10 +76,12 @@ class _Batches:
         model: says what a frame is.
         material: what is drawn from.
         seed: of what is drawn.
+        parts: whether some are cut.
     """
 
-    def __init__(self, model: Any, material: Material, seed: int) -> None:
-        self._model, self._material, self._rng = model, material, np.random.default_rng(seed)
+    def __init__(self, model: Any, material: Material, seed: int, parts: bool) -> None:
+        self._model, self._material, self._parts = model, material, parts
+        self._rng = np.random.default_rng(seed)
         self._pools = [np.flatnonzero(material.truth == number) for number in range(material.truth.max() + 1)]
         often = [np.where(material.often[pool], OFTEN, 1.0) for pool in self._pools]
         self._chances = [some / some.sum() for some in often]
@@ -90,41 +92,45 @@ class _Batches:
         each = BATCH // len(pools)
         clips = np.concatenate([rng.choice(pool, each, p=p) for pool, p in zip(pools, self._chances, strict=True)])
         copies = rng.integers(0, self._material.features.shape[1], len(clips))
-        features = self._material.features[clips, copies].astype(np.float32)
-        parts, lengths = _shorten(self._model, features, self._material.lengths[clips, copies], rng)
+        heard, lengths = (
+            self._material.features[clips, copies].astype(np.float32),
+            self._material.lengths[clips, copies],
+        )
+        if self._parts:
+            heard, lengths = _shorten(self._model, heard, lengths, rng)
         truth = torch.from_numpy(self._material.truth[clips])
         target = torch.nn.functional.one_hot(truth, len(pools)).float()
         target = target * (1.0 - LABEL_SMOOTHING) + LABEL_SMOOTHING / len(pools)
         share = float(rng.beta(MIXUP, MIXUP))
         share = max(share, 1.0 - share)
         other = rng.permutation(len(clips))
-        values, target = (share * whole + (1.0 - share) * whole[other] for whole in (torch.from_numpy(parts), target))
+        values, target = (share * whole + (1.0 - share) * whole[other] for whole in (torch.from_numpy(heard), target))
         return _Batch(values, torch.from_numpy(np.maximum(lengths, lengths[other])), target, truth)
 
 
 def learn(config: Config, labels: Sequence[str], cry: int, material: Material, steps: int) -> Any:
-    """A network that has learnt what two others say: one with the context around each frame, and one without.
+    """A network that has learnt what two others say (Hinton et al. 2015, https://arxiv.org/abs/1503.02531).
 
-    The one with it knows cries of the recordings' kind better, the one without it takes fewer sounds of an unknown
-    kind for cries, and both together are better than either (Hinton et al. 2015, https://arxiv.org/abs/1503.02531).
+    The first hears whole clips, and what is around each frame; it is the better one for recordings of the kinds that it
+    has learnt from. The second hears parts of clips too, and nothing around a frame; it takes fewer sounds of an
+    unknown kind for cries.
 
     Args:
         config: its sections `model` and `train`.
         labels: of the network.
         cry: the class number of the label of which some clips are passed over.
         material: what the two learn from, and hears all three.
-        steps: updates of each.
+        steps: updates of each; the first takes twice as many.
     """
     seed = config.train.seed
     networks = [build_model(config, None, list(labels)) for _ in range(3)]
-    teachers: list[Teacher] = []
-    for number, context in enumerate((True, False)):
-        print(f"teacher {number + 1} of 2", flush=True)
-        updates = 2 * steps if context else steps
-        teacher = _train(networks[number], material, cry, updates, seed + number, context)
-        teachers.append(partial(behind_the_frozen, teacher, context=context))
+    print("the first teacher", flush=True)
+    first = _train(networks[0], material, cry, 2 * steps, seed, parts=False)
+    print("the second teacher", flush=True)
+    second = _train(networks[1], material, cry, steps, seed + 1, context=False)
     print("the network that learns from them", flush=True)
-    return _train(networks[2], material, cry, steps, seed + len(teachers), teachers=teachers)
+    teachers: list[Teacher] = [partial(behind_the_frozen, first), partial(behind_the_frozen, second, context=False)]
+    return _train(networks[2], material, cry, steps, seed + 2, teachers=teachers)
 
 
 def _train(
@@ -133,7 +139,9 @@ def _train(
     cry: int,
     steps: int,
     seed: int,
+    *,
     context: bool = True,
+    parts: bool = True,
     teachers: Sequence[Teacher] = (),
 ) -> Any:
     """Train all behind the frozen convolutions.
@@ -145,6 +153,7 @@ def _train(
         steps: updates.
         seed: of what is drawn.
         context: whether the model hears what is around a frame.
+        parts: whether some clips are cut.
         teachers: whose answers are learnt in place of the labels, where there are some.
 
     Returns:
@@ -156,7 +165,7 @@ def _train(
         optimiser, PEAK_RATE, total_steps=steps, pct_start=WARMUP_SHARE, cycle_momentum=False, final_div_factor=100.0
     )
     average = {name: value.clone() for name, value in model.state_dict().items()}
-    batches = _Batches(model, material, seed)
+    batches = _Batches(model, material, seed, parts)
     model.train()
     for step in range(steps):
         batch = batches.draw()

@@ -133,6 +133,17 @@ def test_some_of_what_is_drawn_is_cut_to_a_part_around_its_loudest_moment(
         assert not parts[row, kept:].any()
 
 
+def test_clips_are_drawn_whole_where_no_parts_are_asked_for(hearing: ModuleType, distillation: ModuleType) -> None:
+    model = build_model(settings("model.backbone=mini-random", "model.pooling=statistics"), None, ["cry", "not_cry"])
+    features = np.ones((4, 1, model.count_frames(64_000, hearing.FROZEN), 2), np.float16)
+    material = distillation.Material(features, np.full((4, 1), 64_000), np.array([0, 1] * 2), np.zeros(4, bool))
+    whole, some = (distillation._Batches(model, material, 0, parts).draw() for parts in (False, True))
+    assert (whole.lengths == 64_000).all()
+    assert (whole.values == 1.0).all()
+    assert (some.lengths < 64_000).any()
+    assert whole.truth.tolist() == [0] * 32 + [1] * 32
+
+
 def test_the_last_network_learns_the_teachers_mean_answer_and_no_label(
     distillation: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
