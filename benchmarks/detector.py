@@ -6,7 +6,7 @@
         [--heldout recordings/heldout.csv -m detector]
 
 DATA bears the labels cry and not_cry and the columns kind (laughter, speech, music, ...) and source. Each clip is
-answered by the run of its fold, which has learnt nothing of its group, in windows of 5 s with a hop of 2.5 s; the
+answered by the run of its fold, which has learnt nothing of its group, in windows of 7 s with a hop of 3.5 s; the
 highest probability of a cry in any of them counts. The two other methods, those of mfcc.py, learn from all clips
 outside the fold.
 
@@ -110,7 +110,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if (arguments.heldout is None) != (arguments.model is None):
         parser.error("--heldout needs -m, and -m --heldout")
-    config = load_config(None, ["predict.window=5", "predict.hop=2.5", *arguments.set])
+    config = load_config(None, ["predict.window=7", "predict.hop=3.5", *arguments.set])
     clips = [clip for part in PARTS for clip in read_manifest(arguments.data / f"{part}.csv")]
     features = hear_clips(clips, config)
     doubtful = with_folds(read_manifest(arguments.doubtful), clips) if arguments.doubtful else []
