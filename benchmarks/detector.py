@@ -6,7 +6,7 @@
         [--heldout recordings/heldout.csv -m detector]
 
 DATA bears the labels cry and not_cry and the columns kind (laughter, speech, music, ...) and source. Each clip is
-answered by the run of its fold, which has learnt nothing of its group, in windows of 7 s with a hop of 3.5 s; the
+answered by the run of its fold, which has learnt nothing of its group, in the windows of recipes/detector.yaml; the
 highest probability of a cry in any of them counts. The two other methods, those of mfcc.py, learn from all clips
 outside the fold.
 
@@ -43,6 +43,7 @@ from mfcc import METHODS, NAMES, RATE, Flags, Floats, hear, hear_clips, labels_o
 
 from crycli import bootstrap, metrics
 from crycli.audio import Excerpt, Samples
+from crycli.comparing import OUTSIDE
 from crycli.config import Config, load_config
 from crycli.events import OFFSET_SHARE, EventPolicy, find_events
 from crycli.inference import Predictor, load_predictor
@@ -62,7 +63,8 @@ MADE = re.compile(r", (widened|narrowed)$")  # at the end of a source
 SHORT_SECONDS = 4.0  # recipes/corpora.py cuts shorter ones at the loudest moment: of a cry it may be anything
 NARROW_HZ = 4500.0  # nothing above: as 8 kHz sounds; DonateACry has nothing else
 HALF = np.full(len(METHODS), 0.5)
-DRAWS, OUTSIDE = 2000, 0.025  # bootstrap samples; of an interval of 95%, on either side
+DRAWS = 2000  # bootstrap samples
+RECIPE = Path(__file__).parent.parent / "recipes" / "detector.yaml"
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if (arguments.heldout is None) != (arguments.model is None):
         parser.error("--heldout needs -m, and -m --heldout")
-    config = load_config(None, ["predict.window=7", "predict.hop=3.5", *arguments.set])
+    config = load_config(RECIPE, arguments.set)
     clips = [clip for part in PARTS for clip in read_manifest(arguments.data / f"{part}.csv")]
     features = hear_clips(clips, config)
     doubtful = with_folds(read_manifest(arguments.doubtful), clips) if arguments.doubtful else []

@@ -93,10 +93,8 @@ class _Batches:
         each = BATCH // len(pools)
         clips = np.concatenate([rng.choice(pool, each, p=p) for pool, p in zip(pools, self._chances, strict=True)])
         copies = rng.integers(0, self._material.features.shape[1], len(clips))
-        heard, lengths = (
-            self._material.features[clips, copies].astype(np.float32),
-            self._material.lengths[clips, copies],
-        )
+        heard = self._material.features[clips, copies].astype(np.float32)
+        lengths = self._material.lengths[clips, copies]
         if self._parts:
             heard, lengths = _shorten(self._model, heard, lengths, rng)
         truth = torch.from_numpy(self._material.truth[clips])
@@ -121,15 +119,15 @@ def learn(config: Config, labels: Sequence[str], cry: int, material: Material, s
         config: its sections `model` and `train`.
         labels: of the network.
         cry: the class number of the label of which some clips are passed over.
-        material: what the two learn from, and hears all three.
+        material: of its labels the two learn, of its sound all three.
         steps: updates of the second teacher; the first takes twice as many, the network itself half.
     """
     seed = config.train.seed
-    networks = [build_model(config, None, list(labels)) for _ in range(2)]
+    one, two = (build_model(config, None, list(labels)) for _ in range(2))
     print("the first teacher", flush=True)
-    first = _train(networks[0], material, cry, 2 * steps, seed, parts=False)
+    first = _train(one, material, cry, 2 * steps, seed, parts=False)
     print("the second teacher", flush=True)
-    second = _train(networks[1], material, cry, steps, seed + 1, context=False)
+    second = _train(two, material, cry, steps, seed + 1, context=False)
     print("the network that learns from them", flush=True)
     teachers: list[Teacher] = [partial(behind_the_frozen, first), partial(behind_the_frozen, second, context=False)]
     return _train(copy.deepcopy(first), material, cry, steps // 2, seed + 2, teachers=teachers)
