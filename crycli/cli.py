@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import inspect
 import os
 import shlex
 import signal
@@ -72,15 +73,21 @@ Model = Annotated[
     str, typer.Argument(help="A run, its model folder, a hub name, or detector, which is built in.", metavar="MODEL")
 ]
 Data = Annotated[Path, typer.Argument(help="A folder that `crycli prepare` wrote.", metavar="DATA")]
+Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Show what helps to find faults.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Show warnings, errors and results alone.")]
 
 
 def command(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Register a command whose expected failures become one line on standard error and an exit code."""
+    """Register a command whose expected failures become one line on standard error and an exit code.
+
+    -v and -q may stand before the command and after it.
+    """
 
     @functools.wraps(function)
-    def guarded(*args: Any, **kwargs: Any) -> None:
+    def guarded(*args: Any, verbose: bool, quiet: bool, **kwargs: Any) -> None:
         from crycli import console
 
+        console.setup(verbose=verbose or console.is_verbose(), quiet=quiet or console.is_quiet())
         try:
             function(*args, **kwargs)
         except CrycliError as error:
@@ -109,6 +116,13 @@ def command(function: Callable[..., Any]) -> Callable[..., Any]:
             console.error(reason)
             raise typer.Exit(FAILED) from None
 
+    signature = inspect.signature(function, eval_str=True)
+    speaking = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=kind)
+        for name, kind in {"verbose": Verbose, "quiet": Quiet}.items()
+    ]
+    parameters = [*signature.parameters.values(), *speaking]
+    guarded.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     return app.command()(guarded)
 
 
@@ -135,8 +149,8 @@ def main_options(
         bool,
         typer.Option("--version", is_eager=True, callback=lambda value: _show_version(value), help="Show the version."),
     ] = False,
-    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Show what helps to find faults.")] = False,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Show warnings, errors and results alone.")] = False,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
 ) -> None:
     """From folders of infant-cry recordings to a classifier that is evaluated honestly."""
     from crycli import console

@@ -75,8 +75,13 @@ def is_quiet() -> bool:
     return _quiet
 
 
+def is_verbose() -> bool:
+    """Whether what helps to find faults is shown."""
+    return _verbose
+
+
 def global_flags() -> list[str]:
-    """The flags before the command that `setup` was called for."""
+    """The flags that `setup` was called for, as they stand before a command."""
     return [*(["-v"] if _verbose else []), *(["-q"] if _quiet else [])]
 
 

@@ -155,7 +155,7 @@ def _with_folds(found: Survey, config: Config) -> tuple[list[Clip], list[str]]:
     torn = [group for group, counts in official.items() if len(counts) > 1]
     if torn:
         warnings.append(
-            f"{counted(len(torn), 'group')}, such as {torn[0]}, in several official folds: put where most of it is"
+            f"{counted(len(torn), 'group')} in several official folds, such as {torn[0]}: put where most of it is"
         )
     honoured = {group: min(counts, key=lambda fold: (-counts[fold], fold)) for group, counts in official.items()}
     bare = [replace(clip, fold=None) for clip in found.clips]

@@ -147,6 +147,7 @@ FAILURES = [
     ["predict", "nowhere.wav", "-m", "nowhere"],
     ["predict", "empty", "-m", "nowhere"],
     ["-q", "predict", "nowhere.wav"],
+    ["predict", "nowhere.wav", "-q"],
     ["eval", "nowhere", "nowhere", "-o", "report"],
     ["export", "words.txt", "-o", "bundle"],
     ["demo", "-o", "words.txt"],
@@ -239,6 +240,18 @@ def test_quiet_leaves_warnings_and_errors(crycli: Command, cries: Path, tmp_path
     assert outcome.err.splitlines() == [
         "warning: label low is missing from validation and test: its clips come from 1 group"
     ]
+
+
+def test_how_much_is_said_may_be_chosen_before_and_after_the_command(
+    crycli: Command, cries: Path, tmp_path: Path
+) -> None:
+    told = ["--set", r"data.group_by=baby-\d+", "--set", "checks.min_groups=1"]
+    outcome = crycli("prepare", cries, "-o", tmp_path / "data", "-q", *told)
+    assert (outcome.code, outcome.out, outcome.err) == (0, "", "")
+    for arguments in (["-v", "predict", "nowhere.wav"], ["predict", "-v", "nowhere.wav"]):
+        assert "Traceback" in crycli(*arguments).err
+    assert "Traceback" not in crycli("predict", "nowhere.wav").err
+    assert "Traceback" in crycli("-v", "predict", "nowhere.wav", "--quiet").err
 
 
 def test_quiet_leaves_the_result_that_was_asked_for(crycli: Command) -> None:
