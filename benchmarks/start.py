@@ -11,8 +11,8 @@ of ten classes half: one of each). The test is the fold, or 200 clips of it that
 What is called mini here is RUNS/fold-K, which has learnt from nothing in fold K; `model.backbone: mini` itself has
 learnt from all folds. It has learnt, though, from the very clips that are drawn, and from thousands more, whether they
 are cries: of cry against not_cry the curve shows what fine-tuning keeps of that, not what a new task takes. Each start
-is trained at the learning rate and for the epochs that `auto` stands for (`crycli.recipe`); --start adds further ones,
-which are trained like mini, and whose FOLDER may hold {fold}.
+is trained with the pooling, at the learning rate and for the epochs that `auto` stands for (`crycli.recipe`); --start
+adds further ones, which are trained like mini, and whose FOLDER may hold {fold}.
 
 Printed are mean and standard deviation over folds and draws, and the mean gain over mini-random on the same test clips,
 with an interval of 95% from bootstrap samples of whole groups within each fold. A fold and draw takes 8 minutes of a
@@ -44,7 +44,7 @@ SIZES = (20, 50, 100)  # labelled clips
 VALIDATION = 0.2  # of them
 TEST_CLIPS = 200  # of a fold, at most
 SCORES = ("balanced_accuracy", "macro_auc")
-SETTINGS = ("model.pooling=statistics", "model.freeze=none", "data.max_seconds=5")
+SECONDS = 5  # of a clip, as ESC-10's are
 
 
 @dataclass
@@ -123,8 +123,13 @@ def read_esc10(recordings: Path, data: Path) -> list[Clip]:
 def settings_of(name: str, backbone: str, further: Sequence[str]) -> list[str]:
     """The settings of a run: for a folder, what `auto` stands for with mini."""
     auto = load_config(None, [f"model.backbone={RANDOM if name == RANDOM else MINI}"])
-    trained = [f"train.learning_rate={recipe.learning_rate(auto)}", f"train.epochs={recipe.epochs(auto)}"]
-    return [f"model.backbone={backbone}", *SETTINGS, *trained, *further]
+    trained = [
+        f"model.pooling={recipe.pooling(auto)}",
+        f"model.freeze={recipe.effective_freeze(auto)}",
+        f"train.learning_rate={recipe.learning_rate(auto)}",
+        f"train.epochs={recipe.epochs(auto)}",
+    ]
+    return [f"model.backbone={backbone}", f"data.max_seconds={SECONDS}", *trained, *further]
 
 
 def draw_task(clips: Sequence[Clip], size: int, fold: int, seed: int) -> tuple[list[Clip], list[Clip]]:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from crycli import __version__
+from crycli import __version__, recipe
 from crycli.audio import SAMPLE_RATE
 from crycli.builtin import DETECTOR, MODEL, resolve
 from crycli.bundles import BUNDLE_FILE, NETWORK_FILES, hash_files, verify
@@ -347,7 +347,7 @@ def build_model(
         "label2id": {label: number for number, label in enumerate(labels)},
         "num_labels": len(labels),
         "problem_type": "single_label_classification",
-        "pooling_mode": config.model.pooling,
+        "pooling_mode": recipe.pooling(config),
         "layer_mode": config.model.layers,
         "final_dropout": config.model.final_dropout,
         "window_seconds": config.data.max_seconds,
@@ -394,7 +394,7 @@ def _head_labels(config: Config, folder: Path | None, labels: Sequence[str]) -> 
             f"{', '.join(labels)}: a new head is needed (model.keep_head=false)"
         )
     for setting, key, wanted in (
-        ("model.pooling", "pooling_mode", config.model.pooling),
+        ("model.pooling", "pooling_mode", recipe.pooling(config)),
         ("model.layers", "layer_mode", config.model.layers),
     ):
         if made.get(key) != wanted:

@@ -306,7 +306,9 @@ def train(
             help="A hub name, a checkpoint's folder, mini (small, from the detector) or mini-random (from scratch)."
         ),
     ] = None,
-    pooling: Annotated[str | None, typer.Option(help="mean, sum, max, attention, mean_std or statistics.")] = None,
+    pooling: Annotated[
+        str | None, typer.Option(help="auto, mean, sum, max, attention, mean_std or statistics.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Another seed, another start.")] = None,
     folds: Annotated[int | None, typer.Option(min=2, help="Cross-validate: a run for each of so many folds.")] = None,
     search: Annotated[

@@ -192,10 +192,10 @@ class ModelConfig(Section):
     """A hub name or a folder with a wav2vec2, hubert, wavlm, data2vec-audio or unispeech-sat checkpoint; mini: a small
     wav2vec2 with the weights of crycli's own cry detector, without a download; mini-random: the same from scratch. In
     cross-validation {fold} in the name becomes the number of the fold: a start for each that has not heard it."""
-    pooling: Literal["mean", "sum", "max", "attention", "mean_std", "statistics"] = "mean"
+    pooling: Literal["auto", "mean", "sum", "max", "attention", "mean_std", "statistics"] = "auto"
     """How the frames of a clip become one vector: mean, sum, max, attention (learned weights), mean_std (mean and
     standard deviation), statistics (those two, the least and the greatest value, and how much it changes from frame to
-    frame); padding never counts."""
+    frame); auto: statistics for mini and mini-random, mean otherwise. Padding never counts."""
     layers: Literal["last", "weighted"] = "last"
     """What is pooled: the last layer, or a learned weighted sum of all."""
     keep_head: bool = False
@@ -331,7 +331,7 @@ class SearchConfig(Section):
         "train.weight_decay": Interval(low=1e-4, high=0.1, log=True),
         "train.class_weights": ["none", "balanced", "effective"],
         "train.label_smoothing": [0.0, 0.1],
-        "model.pooling": ["mean", "max", "attention", "mean_std"],
+        "model.pooling": ["mean", "max", "attention", "mean_std", "statistics"],
         "model.final_dropout": [0.1, 0.3, 0.5],
     }
     """For each setting its values, or {low: ..., high: ..., log: true, whole: true}."""

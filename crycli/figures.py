@@ -340,7 +340,7 @@ def _shown(names: Sequence[str], truth: Labels) -> list[tuple[int, dict[str, Any
             dashes = DASHES[place % len(DASHES)]
             styles.append({"color": COLOURS[place % len(COLOURS)], "linestyle": dashes, "zorder": 3})
         else:
-            label = f"{rest} rarer label{'s' if rest > 1 else ''}" if place == MOST_CURVES else None
+            label = f"{rest} further label{'s' if rest > 1 else ''}" if place == MOST_CURVES else None
             styles.append({"color": "0.8", "linewidth": 0.8, "label": label})
     return list(zip(drawn, styles, strict=True))
 

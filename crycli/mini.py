@@ -18,7 +18,7 @@ MINI_RANDOM = "mini-random"
 """Its name where it starts from scratch, with `initialise`."""
 
 MINI_ARCHITECTURE: dict[str, Any] = {
-    # 0.65M weights. Layer norm in the convolutions: exact under padding, and stable from a random start.
+    # 0.65M weights with the head. Layer norm in the convolutions: exact under padding, and stable from a random start.
     "feat_extract_norm": "layer",
     "do_stable_layer_norm": True,
     "conv_bias": True,

@@ -163,6 +163,7 @@ def write_card(file: Path, facts: CardFacts) -> None:
         "backbone": backbone_name(facts.config.model.backbone),
         "origin": ORIGINS.get(facts.config.model.backbone, ""),
         "version": __version__,
+        "pooling": recipe.pooling(facts.config),
         "epochs": recipe.epochs(facts.config),
         "commonest_label": facts.report.commonest_label,
         "scores": _scores(facts),

@@ -24,6 +24,13 @@ def effective_freeze(config: Config) -> str:
     return "none" if config.model.backbone in (MINI, MINI_RANDOM) else "encoder"
 
 
+def pooling(config: Config) -> str:
+    """How frames become one vector, as `crycli.model.PoolingMode`."""
+    if config.model.pooling != "auto":
+        return config.model.pooling
+    return "statistics" if config.model.backbone in (MINI, MINI_RANDOM) else "mean"
+
+
 def start(config: Config) -> Start:
     """What is trained starts from: nothing ("fresh": mini-random, or a head alone), mini's or other weights."""
     if config.model.backbone == MINI_RANDOM or effective_freeze(config) == "backbone":

@@ -337,6 +337,8 @@ def test_a_backbone_of_any_family_becomes_a_classifier(family: str, norm: str, t
     assert found.labels == ("a", "b")
     loaded = load_model(found.folder).state_dict()
     assert all(torch.equal(loaded[name], tensor) for name, tensor in model.state_dict().items())
+    plainly = settings(f"model.backbone={backbone}")
+    assert build_model(plainly, backbone, ["a", "b"]).config.pooling_mode == "mean"
     again = build_model(config, locate_backbone(settings(f"model.backbone={run}")), ["c", "d", "e"])
     assert all(torch.equal(again.backbone.state_dict()[name], kept[name]) for name in kept)
 

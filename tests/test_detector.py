@@ -186,8 +186,15 @@ def test_mini_starts_from_its_weights_whatever_its_head_is(pooling: str, layers:
     assert model(torch.randn(2, 8_000)).logits.shape == (2, 3)
 
 
+@pytest.mark.parametrize("backbone", ["mini", "mini-random"])
+def test_both_minis_pool_as_the_detector_does_unless_told_otherwise(backbone: str) -> None:
+    for told, mode in ((), "statistics"), (("model.pooling=mean",), "mean"):
+        config = settings(f"model.backbone={backbone}", *told)
+        assert build_model(config, locate_backbone(config), ["a", "b"]).config.pooling_mode == mode
+
+
 def test_its_head_can_be_kept_whatever_the_order_of_the_labels() -> None:
-    settings_of_it = ("model.backbone=mini", "model.keep_head=true", "model.pooling=statistics")
+    settings_of_it = ("model.backbone=mini", "model.keep_head=true")
     sound = torch.randn(2, 8_000)
     with torch.no_grad():
         expected = load_model(MODEL)(sound).logits
@@ -211,7 +218,7 @@ def test_its_head_can_be_kept_whatever_the_order_of_the_labels() -> None:
 def test_a_head_that_cannot_be_kept_is_refused_with_the_reason(
     assignments: Sequence[str], labels: list[str], words: str
 ) -> None:
-    config = settings("model.backbone=mini", "model.keep_head=true", "model.pooling=statistics", *assignments)
+    config = settings("model.backbone=mini", "model.keep_head=true", *assignments)
     with pytest.raises(CheckpointError, match=re.escape(words)):
         build_model(config, locate_backbone(config), labels)
 

@@ -163,8 +163,8 @@ def test_an_svg_is_the_same_every_time_and_holds_nothing_that_is_fetched_run_or_
 def test_the_commonest_labels_have_a_line_of_the_legend_each_and_the_others_share_one(draw: Draw) -> None:
     written = " ".join(texts(draw(answers(*range(1, 12)), "svg")))
     assert [f"label {index} " in written for index in range(11)] == [False] * 3 + [True] * 8
-    assert "3 rarer labels" in written
-    assert "rarer" not in " ".join(texts(draw(answers(*range(1, 9)), "svg")))
+    assert "3 further labels" in written
+    assert "further" not in " ".join(texts(draw(answers(*range(1, 9)), "svg")))
 
 
 def test_a_legend_gives_the_scores_of_the_report() -> None:

@@ -134,7 +134,7 @@ def test_what_does_not_change_what_is_learnt_may_change_and_the_dataset_may_move
         ("train.epochs=3", "train.epochs was 1 and is now 3"),
         ("train.gradient_accumulation=2", "train.gradient_accumulation was 1 and is now 2"),
         ("augment.mixup=0.2", "augment.mixup was 0.0 and is now 0.2"),
-        ("model.pooling=max", "model.pooling was mean and is now max"),
+        ("model.pooling=max", "model.pooling was auto and is now max"),
         ("data.max_seconds=5.0", "data.max_seconds was 10.0 and is now 5.0"),
     ],
 )
