@@ -48,7 +48,7 @@ BUNDLE_FORMS: tuple[Form, ...] = ("onnx", "onnx-int8")
 COMBINATIONS: tuple[Combine, ...] = ("mean", "max")
 Word = TypeVar("Word", bound=str)
 
-EVENT_SETTINGS = ("labels", "onset", "offset", "min_seconds", "gap_seconds")
+EVENT_SETTINGS = ("labels", "window", "hop", "onset", "offset", "min_seconds", "gap_seconds")
 """What a bundle may say about events."""
 
 DOWNLOAD = "download it where there is a network and give its folder"
@@ -189,6 +189,10 @@ def _events(settings: Mapping[str, Any]) -> dict[str, Any]:
             raise ValueError(f"events: {name}")
         if name == "labels":
             found[name] = tuple(map(str, value))
+        elif name == "window":
+            found[name] = _within(value, SHORTEST_SECONDS, math.inf)
+        elif name == "hop":
+            found[name] = _within(value, 0.0, settings["window"])
         else:
             found[name] = _within(value, 0.0, math.inf if name.endswith("seconds") else 1.0)
     return found

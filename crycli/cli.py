@@ -815,7 +815,8 @@ def _predict_on_ray(
     with console.progress() as on_step:
         outcome = predict_on_ray(model, recordings, output, settings, resume=resume, force=force, on_step=on_step)
     kept = f", {outcome.resumed:,} of them there before" if outcome.resumed else ""
-    console.note(f"The answers are in {output}: {outcome.shards:,} parquet files{kept}.")
+    files = "1 parquet file" if outcome.shards == 1 else f"{outcome.shards:,} parquet files"
+    console.note(f"The answers are in {output}: {files}{kept}.")
     _exit_incomplete(outcome.failed, outcome.recordings)
 
 

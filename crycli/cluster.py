@@ -35,7 +35,7 @@ from crycli.inference import Predictor, WindowPolicy, load_predictor, read_calib
 from crycli.journal import refuse_other_task
 from crycli.outputs import json_text
 from crycli.parallel import worker_count
-from crycli.predicting import describe_task, layout_for
+from crycli.predicting import describe_task, kind_of_rows, layout_for
 from crycli.predictions import Row
 from crycli.progress import OnStep, Step, silent
 from crycli.remote import Folder, is_url
@@ -163,7 +163,8 @@ class ShardWriter:
         with tempfile.TemporaryDirectory(prefix="crycli-") as folder:
             for name, content in ray.get(self._job.files).items():
                 Path(folder, name).write_bytes(content)
-            return load_predictor(folder, self._job.config.model_copy(update={"workers": 1}))
+            config = self._job.config.model_copy(update={"workers": 1})
+            return load_predictor(folder, config, for_events=self._job.layout.kind == "events")
 
 
 def predict_on_ray(
@@ -199,8 +200,10 @@ def predict_on_ray(
     config = config or Config()
     _refuse_impossible(config)
     classifier = find_classifier(name, offline=config.offline)
-    policy = read_policy(classifier, config.predict, read_calibration(classifier.folder))
-    layout = layout_for(classifier, policy, config.predict, "recordings")
+    kind = kind_of_rows(config.predict, "recordings")
+    calibration = read_calibration(classifier.folder)
+    policy = read_policy(classifier, config.predict, calibration, for_events=kind == "events")
+    layout = layout_for(classifier, policy, config.predict, kind)
     size = config.predict.shard_size
     shards = {number: recordings[number * size :][:size] for number in range(math.ceil(len(recordings) / size))}
     folder = Folder(output)

@@ -379,6 +379,11 @@ class PredictConfig(Section):
     event_labels: list[str] | Literal["auto"] = "auto"
     """Labels whose events are looked for, and combine's; auto: all but those called noise, silence, background, other,
     not_..."""
+    event_window: Annotated[float, Field(ge=SHORTEST_SECONDS)] | Literal["auto"] = "auto"
+    """Where rows are events, they are looked for in windows of so many seconds; auto: as window, where that is given,
+    else as the model says."""
+    event_hop: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
+    """Seconds from the start of such a window to the next one's; auto: as the model says, else half of event_window."""
     event_onset: Annotated[float, Field(gt=0, le=1)] | Literal["auto"] = "auto"
     """An event reaches this probability somewhere; auto: as the model says, else 0.5."""
     event_offset: Annotated[float, Field(gt=0, le=1)] | Literal["auto"] = "auto"
@@ -403,6 +408,8 @@ class PredictConfig(Section):
             raise ValueError(f"give {given[0]} or {given[1]}, not both")
         if self.window != "auto" and self.hop != "auto" and self.hop > self.window:
             raise ValueError("hop: longer than window, which would leave gaps")
+        if self.event_window != "auto" and self.event_hop != "auto" and self.event_hop > self.event_window:
+            raise ValueError("event_hop: longer than event_window, which would leave gaps")
         if self.event_onset != "auto" and self.event_offset != "auto" and self.event_offset > self.event_onset:
             raise ValueError("event_offset: higher than event_onset")
         return self

@@ -381,6 +381,8 @@ def _about(
     predict, form = config.predict, config.export.format
     unsure = any(value is not None for value in (predict.threshold, predict.precision, predict.coverage))
     events = {name: getattr(predict, f"event_{name}") for name in EVENT_SETTINGS}
+    if events["window"] == "auto":
+        events["hop"] = "auto"
     return {
         "crycli_version": __version__,
         "format": form,

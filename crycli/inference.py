@@ -8,11 +8,12 @@ from __future__ import annotations
 import logging
 from array import array
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -321,8 +322,13 @@ def _run(network: Network, windows: list[Samples], *, normalise: bool) -> Output
     return network(values, mask)
 
 
-def load_predictor(name: str, config: Config | None = None) -> Predictor:
+def load_predictor(name: str, config: Config | None = None, *, for_events: bool = False) -> Predictor:
     """A predictor from a run, a model folder, an exported bundle or a hub name; "detector" comes with crycli.
+
+    Args:
+        name: which.
+        config: all settings.
+        for_events: whether events are what is wanted: a model may look for them in windows of their own.
 
     Raises:
         CheckpointError: there is none, or it is damaged.
@@ -331,7 +337,7 @@ def load_predictor(name: str, config: Config | None = None) -> Predictor:
     config = config or Config()
     classifier = find_classifier(name, offline=config.offline)
     calibration = read_calibration(classifier.folder)
-    policy = read_policy(classifier, config.predict, calibration)
+    policy = read_policy(classifier, config.predict, calibration, for_events=for_events)
     network, on_gpu = _load_network(classifier, config.device)
     size = config.predict.batch_size
     if size == "auto":
@@ -369,32 +375,63 @@ def read_calibration(folder: Path) -> Calibration | None:
     return Calibration.from_json(read_json(file), file) if file.is_file() else None
 
 
-def read_policy(classifier: Classifier, predict: PredictConfig, calibration: Calibration | None) -> WindowPolicy:
+def read_policy(
+    classifier: Classifier, predict: PredictConfig, calibration: Calibration | None, *, for_events: bool = False
+) -> WindowPolicy:
     """How a classifier is to be used: as the settings say, else as the model does.
+
+    Args:
+        classifier: which.
+        predict: the settings.
+        calibration: of the classifier.
+        for_events: whether events are what is wanted: a model may look for them in windows of their own.
 
     Raises:
         ConfigError: a setting does not fit the model.
     """
-    window = classifier.window_seconds if predict.window == "auto" else predict.window
-    if predict.hop != "auto":
-        hop = predict.hop
-    elif predict.window == "auto" and classifier.hop_seconds is not None:
-        hop = classifier.hop_seconds
-    else:
-        hop = window
+    windows = _event_windows(classifier, predict) if for_events else None
+    setting, (window, hop) = (
+        ("predict.event_hop", windows) if windows else ("predict.hop", _windows(classifier, predict))
+    )
     if hop > window:
-        raise ConfigError(f"predict.hop: {hop:g} s is longer than the window of {window:g} s, which would leave gaps")
+        raise ConfigError(f"{setting}: {hop:g} s is longer than the window of {window:g} s, which would leave gaps")
+    kept = dict(classifier.events)
+    if "window" in kept and not windows:  # what was found right for those windows says nothing about others
+        for name in ("onset", "offset"):
+            kept.pop(name, None)
     return WindowPolicy(
         window_seconds=window,
         hop_seconds=hop,
         unsure_below=_threshold(classifier, predict, calibration),
-        events=_event_policy(classifier, predict),
+        events=_event_policy(classifier, predict, kept),
         combine=classifier.combine if predict.combine == "auto" else predict.combine,
     )
 
 
-def _event_policy(classifier: Classifier, predict: PredictConfig) -> EventPolicy:
-    kept = classifier.events
+def _windows(classifier: Classifier, predict: PredictConfig) -> tuple[float, float]:
+    """Window and hop, in seconds."""
+    window = classifier.window_seconds if predict.window == "auto" else predict.window
+    if predict.hop != "auto":
+        return window, predict.hop
+    if predict.window == "auto" and classifier.hop_seconds is not None:
+        return window, classifier.hop_seconds
+    return window, window
+
+
+def _event_windows(classifier: Classifier, predict: PredictConfig) -> tuple[float, float] | None:
+    """Window and hop in which events are looked for, in seconds; None where those of all else will do."""
+    kept, given = classifier.events, predict.event_window
+    if given == "auto":
+        if "window" not in kept or predict.window != "auto" or predict.hop != "auto":
+            return None
+        given = kept["window"]
+    hop = predict.event_hop
+    if hop == "auto":
+        hop = kept["hop"] if given == kept.get("window") and "hop" in kept else given / 2
+    return given, hop
+
+
+def _event_policy(classifier: Classifier, predict: PredictConfig, kept: Mapping[str, Any]) -> EventPolicy:
     labels = kept.get("labels", event_labels(classifier.labels))
     if predict.event_labels != "auto":
         labels = predict.event_labels

@@ -63,10 +63,14 @@ class Outcome:
     reasons: list[tuple[str, str]] = field(default_factory=list)
 
 
+def kind_of_rows(predict: PredictConfig, usual: Kind) -> Kind:
+    """What a row is: as the settings say, else as is usual."""
+    return usual if predict.rows == "auto" else predict.rows
+
+
 def layout_for(classifier: Classifier, policy: WindowPolicy, predict: PredictConfig, kind: Kind) -> Layout:
-    """What the rows of a job are; `kind` is what they stand for where the settings do not say."""
-    chosen: Kind = kind if predict.rows == "auto" else predict.rows
-    return Layout(chosen, classifier.labels, predict.top_k, policy.unsure_below, policy.events)
+    """What the rows of a job are."""
+    return Layout(kind, classifier.labels, predict.top_k, policy.unsure_below, policy.events)
 
 
 def describe_task(classifier: Classifier, policy: WindowPolicy, config: Config) -> dict[str, Any]:
@@ -120,8 +124,8 @@ class Job:
         self._resume = resume
         self._force = force
         self.recordings = recordings
-        self.predictor = load_predictor(name, self._config)
-        kind: Kind = "events" if form in ("audacity", "raven") else "recordings"
+        kind = kind_of_rows(self._config.predict, "events" if form in ("audacity", "raven") else "recordings")
+        self.predictor = load_predictor(name, self._config, for_events=kind == "events")
         self.layout = layout_for(self.predictor.classifier, self.predictor.policy, self._config.predict, kind)
         self._watchers = list(self._watch(replace_files=force or resume))
 
@@ -235,11 +239,11 @@ def predict_live(name: str, source: BinaryIO, target: TextIO, form: Form, config
         raise ConfigError(f"predict.format: {form} is no format for standard input: use csv or jsonl")
     if config.predict.sort != "input":
         raise ConfigError("predict.sort: rows of standard input come as they are heard: leave it out")
-    predictor = load_predictor(name, config)
-    kind: Kind = "events" if form == "audacity" else "windows"
-    layout = layout_for(predictor.classifier, predictor.policy, config.predict, kind)
-    if layout.kind == "recordings":
+    kind = kind_of_rows(config.predict, "events" if form == "audacity" else "windows")
+    if kind == "recordings":
         raise ConfigError("predict.rows: standard input has no end: use windows or events")
+    predictor = load_predictor(name, config, for_events=kind == "events")
+    layout = layout_for(predictor.classifier, predictor.policy, config.predict, kind)
     with StreamResults([], layout, form, target, sample_rate=predictor.classifier.sample_rate) as results:
         for rows in _live_rows(predictor, layout, source, config.predict):
             results.write_rows(rows)

@@ -34,7 +34,7 @@ from crycli.checkpoint import load_feature_extractor
 from crycli.config import Config, load_config
 from crycli.manifest import PARTS, Clip, read_manifest
 
-STEPS = 1400  # updates; of one teacher twice as many
+STEPS = 1400  # updates; of its two teachers twice as many
 VOICED = ("laughter", "voice", "animal", "singing")  # kinds that sounds.py makes in the way of its cries
 CRY = "cry"
 SYNTHESISED = "synthetic"  # the corpus of corpora.py

@@ -20,6 +20,7 @@ import soundfile
 from conftest import Outcome, cry, interruptible, settings
 from safetensors.torch import load_file, save_file
 
+from crycli.events import DEFAULT_ONSET
 from crycli.exporting import export_bundle
 from crycli.inference import load_predictor
 from crycli.manifest import Clip, write_manifest
@@ -103,6 +104,54 @@ def test_of_an_event_the_highest_window_is_the_answer_where_that_is_asked_for(
     assert scored["p_low"] == alone["p_low"]
     (mean,) = read(crycli("predict", night, "-m", bundle).out)
     assert float(mean["p_low"]) < float(alone["p_low"])
+
+
+@pytest.fixture(scope="module")
+def finder(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, but that it looks for events in windows of their own."""
+    folder = tmp_path_factory.mktemp("finder") / "bundle"
+    asked = ("predict.window=4", "predict.hop=2", "predict.event_window=1", "predict.event_hop=0.5")
+    thresholds = ("predict.event_onset=0.6", "predict.event_offset=0.55")
+    export_bundle(str(bundle.parent / "run"), folder, settings(*asked, *thresholds))
+    return folder
+
+
+def test_a_model_may_look_for_events_in_windows_of_their_own(
+    finder: Path, bundle: Path, night: Path, tmp_path: Path, crycli: Callable[..., Outcome]
+) -> None:
+    wanted = ["--set", "predict.event_onset=0.6", "--set", "predict.event_offset=0.55"]
+    plain = crycli("predict", night, "-m", bundle, "--events", "--window", 1, "--hop", 0.5, *wanted).out
+    assert len(read(plain)) > 1
+    assert crycli("predict", night, "-m", finder, "--events").out == plain
+    same = ["--set", "predict.event_window=1", "--set", "predict.event_hop=0.5"]
+    assert crycli("predict", night, "-m", bundle, "--events", *same, *wanted).out == plain
+    labels = tmp_path / "labels.txt"
+    assert crycli("predict", night, "-m", finder, "-o", labels).code == 0
+    assert len(labels.read_text().splitlines()) == len(read(plain))
+    with night.open("rb") as sound:
+        live = subprocess.run(
+            [sys.executable, "-m", "crycli", "predict", "-", "-m", finder, "--events"],
+            stdin=sound, capture_output=True, text=True, cwd=ROOT, check=True,
+        ).stdout  # fmt: skip
+    assert [row["start"] for row in read(live)] == [row["start"] for row in read(plain)]
+
+
+def test_the_windows_of_events_are_for_events_alone_and_those_that_are_asked_for_come_first(
+    finder: Path, bundle: Path, night: Path, crycli: Callable[..., Outcome]
+) -> None:
+    told = (finder / "README.md").read_text()
+    assert "- Events are looked for in windows of 1 s, one every 0.5 s.\n- The logits" in told
+    rows = read(crycli("predict", night, "-m", finder, "--windows").out)
+    assert (float(rows[0]["end"]), float(rows[1]["start"])) == (4.0, 2.0)
+    asked = ["--events", "--window", 2, "--hop", 1]
+    assert crycli("predict", night, "-m", finder, *asked).out == crycli("predict", night, "-m", bundle, *asked).out
+    (policy, other) = (load_predictor(str(finder), for_events=wanted).policy for wanted in (False, True))
+    assert (policy.window_seconds, policy.hop_seconds, policy.events.onset) == (4.0, 2.0, DEFAULT_ONSET)
+    assert (other.window_seconds, other.hop_seconds, other.events.onset) == (1.0, 0.5, 0.6)
+    halved = load_predictor(str(finder), settings("predict.event_window=3"), for_events=True).policy
+    assert (halved.window_seconds, halved.hop_seconds) == (3.0, 1.5)
+    done = crycli("predict", night, "-m", finder, "--events", "--set", "predict.event_hop=1.5")
+    assert (done.code, "predict.event_hop: 1.5 s is longer than the window of 1 s" in done.err) == (1, True)
 
 
 def test_a_window_is_answered_as_a_recording_of_it_alone(bundle: Path, night: Path, tmp_path: Path) -> None:
