@@ -231,7 +231,7 @@ def _refuse_impossible(config: Config) -> None:
     try:
         import ray.data  # noqa: F401
     except ImportError:
-        raise ConfigError("predict.engine: ray needs pip install crycli[ray]") from None
+        raise ConfigError('predict.engine: ray needs pip install "crycli[ray]"') from None
 
 
 def _task(

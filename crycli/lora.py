@@ -33,7 +33,7 @@ def add_lora(model: SpeechClassification, rank: int) -> None:
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError:
-        raise ConfigError("model.lora_rank needs peft: pip install crycli[lora], or set it to null") from None
+        raise ConfigError('model.lora_rank needs peft: pip install "crycli[lora]", or set it to null') from None
     if not model.layers_from_top():
         raise ConfigError(
             "model.lora_rank: this backbone, such as mini, has no transformer layers to adapt: set it to null"

@@ -77,6 +77,7 @@ class Setup:
         config: the configuration.
         backbone: the folder of its weights; None for mini-random.
         prepared: the clips.
+        training: those of the training part as the network sees them.
         device: torch's name for it.
         precision: "no", "fp16" or "bf16".
         on_step: told of the progress.
@@ -87,6 +88,7 @@ class Setup:
     config: Config
     backbone: Path | None
     prepared: PreparedData
+    training: TrainingClips
     device: str
     precision: str
     on_step: OnStep
@@ -141,7 +143,8 @@ def train(
     with arguments.main_process_first(desc="decoding"):
         prepared = prepare_datasets(data, config, parts=("train", "validation"), on_step=on_step if first else silent)
     _refuse_too_few(prepared, config)
-    setup = Setup(output, config, backbone, prepared, device, precision, on_step if first else silent, on_epoch)
+    clips = TrainingClips(prepared, config)  # what augment lacks is told before the folder is claimed
+    setup = Setup(output, config, backbone, prepared, clips, device, precision, on_step if first else silent, on_epoch)
     network = _build(setup)
     if first:
         _begin(setup, resume=resume, force=force)
@@ -303,7 +306,7 @@ def _task(network: SpeechClassification, setup: Setup, batch: int) -> tuple[nn.M
         group_by_length=config.train.group_by_length,
     )
     loss = _loss(config, prepared.labels, np.bincount(labels, minlength=len(prepared.labels)))
-    rows = TrainingClips(prepared, config)
+    rows = setup.training
     if recipe.effective_freeze(config) == "backbone":
         reason = _why_not_embedded(network, rows)
         if not reason:

@@ -304,6 +304,13 @@ def test_what_is_no_backbone_is_refused(
     assert "whisper" in train_refusal(backbone)
 
 
+def test_augmentation_that_cannot_be_done_is_refused_before_a_folder_is_claimed(
+    train_refusal: Callable[..., str], tmp_path: Path
+) -> None:
+    message = train_refusal("mini", "--set", f"augment.background={tmp_path / 'nowhere'}")
+    assert f"augment.background: no folder {tmp_path / 'nowhere'}" in message
+
+
 @pytest.mark.parametrize(("setting", "reason"), [("add_adapter", "adapter"), ("conv_pos_batch_norm", "batch norm")])
 def test_a_backbone_that_mixes_padding_in_is_refused(
     setting: str, reason: str, backbone: Path, train_refusal: Callable[..., str]
