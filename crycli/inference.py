@@ -389,14 +389,13 @@ def read_policy(
     Raises:
         ConfigError: a setting does not fit the model.
     """
-    windows = _event_windows(classifier, predict) if for_events else None
-    setting, (window, hop) = (
-        ("predict.event_hop", windows) if windows else ("predict.hop", _windows(classifier, predict))
-    )
+    of_events = _event_windows(classifier, predict) if for_events else None
+    window, hop = of_events or _windows(classifier, predict)
     if hop > window:
+        setting = "predict.event_hop" if of_events else "predict.hop"
         raise ConfigError(f"{setting}: {hop:g} s is longer than the window of {window:g} s, which would leave gaps")
     kept = dict(classifier.events)
-    if "window" in kept and not windows:  # what was found right for those windows says nothing about others
+    if "window" in kept and not of_events:  # what was found right for those windows says nothing about others
         for name in ("onset", "offset"):
             kept.pop(name, None)
     return WindowPolicy(
@@ -420,15 +419,16 @@ def _windows(classifier: Classifier, predict: PredictConfig) -> tuple[float, flo
 
 def _event_windows(classifier: Classifier, predict: PredictConfig) -> tuple[float, float] | None:
     """Window and hop in which events are looked for, in seconds; None where those of all else will do."""
-    kept, given = classifier.events, predict.event_window
-    if given == "auto":
-        if "window" not in kept or predict.window != "auto" or predict.hop != "auto":
-            return None
-        given = kept["window"]
-    hop = predict.event_hop
+    kept, window, hop = classifier.events, predict.event_window, predict.event_hop
+    if window == "auto" and "window" in kept and predict.window == predict.hop == "auto":
+        window = kept["window"]
+    elif window == "auto" and hop == "auto":
+        return None
+    elif window == "auto":
+        window, _ = _windows(classifier, predict)
     if hop == "auto":
-        hop = kept["hop"] if given == kept.get("window") and "hop" in kept else given / 2
-    return given, hop
+        hop = kept["hop"] if window == kept.get("window") and "hop" in kept else window / 2
+    return window, hop
 
 
 def _event_policy(classifier: Classifier, predict: PredictConfig, kept: Mapping[str, Any]) -> EventPolicy:

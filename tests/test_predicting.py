@@ -150,6 +150,8 @@ def test_the_windows_of_events_are_for_events_alone_and_those_that_are_asked_for
     assert (other.window_seconds, other.hop_seconds, other.events.onset) == (1.0, 0.5, 0.6)
     halved = load_predictor(str(finder), settings("predict.event_window=3"), for_events=True).policy
     assert (halved.window_seconds, halved.hop_seconds) == (3.0, 1.5)
+    hopping = load_predictor(str(bundle), settings("predict.event_hop=1.5"), for_events=True).policy
+    assert (hopping.window_seconds, hopping.hop_seconds) == (10.0, 1.5)
     done = crycli("predict", night, "-m", finder, "--events", "--set", "predict.event_hop=1.5")
     assert (done.code, "predict.event_hop: 1.5 s is longer than the window of 1 s" in done.err) == (1, True)
 
