@@ -140,7 +140,7 @@ def test_the_windows_of_events_are_for_events_alone_and_those_that_are_asked_for
     finder: Path, bundle: Path, night: Path, crycli: Callable[..., Outcome]
 ) -> None:
     told = (finder / "README.md").read_text()
-    assert "- Events are looked for in windows of 1 s, one every 0.5 s.\n- The logits" in told
+    assert "- Events: window 1.0, hop 0.5, onset 0.6, offset 0.55." in told
     rows = read(crycli("predict", night, "-m", finder, "--windows").out)
     assert (float(rows[0]["end"]), float(rows[1]["start"])) == (4.0, 2.0)
     asked = ["--events", "--window", 2, "--hop", 1]
