@@ -13,14 +13,14 @@ import crycli
 LEVELS = (
     ("errors", "progress", "parallel", "limits", "builtin"),
     ("config", "outputs", "audio", "journal"),
-    ("cache", "pcm", "windows", "remote"),
+    ("cache", "pcm", "windows", "remote", "mini"),
     (
         *("manifest", "naming", "measures", "fingerprint", "metrics", "pages", "predictions", "metricsfile"),
         *("bundles", "timeline"),
-        *("model", "mini", "augment", "losses", "sampling", "dropout", "convolution"),
+        *("model", "recipe", "augment", "losses", "sampling", "dropout", "convolution"),
     ),
     (
-        *("checkpoint", "recipe", "lora", "scan", "probing", "splitting", "checks"),
+        *("checkpoint", "lora", "scan", "probing", "splitting", "checks"),
         *("figures", "bootstrap", "calibration", "events"),
     ),
     ("dataset", "networks", "duplicates", "modelcard", "slices", "leakage", "comparing", "tables", "segments"),
