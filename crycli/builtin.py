@@ -1,4 +1,4 @@
-"""The detector that comes with crycli: where it lies, and the name that stands for it. Imports nothing of crycli."""
+"""What comes with crycli: the names of its models, and where the detector lies. Imports nothing of crycli."""
 
 from __future__ import annotations
 
@@ -7,6 +7,12 @@ from pathlib import Path
 
 DETECTOR = "detector"
 """Its name wherever a trained model is named. A folder of that name in the current one is ./detector."""
+
+MINI = "mini"
+"""The name in `model.backbone` of the small backbone that starts from the detector's weights."""
+
+MINI_RANDOM = "mini-random"
+"""Its name where it starts from scratch."""
 
 FOLDER = Path(__file__).parent / "detector"
 MODEL = FOLDER / "model"

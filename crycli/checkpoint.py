@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from crycli import __version__, recipe
 from crycli.audio import SAMPLE_RATE
-from crycli.builtin import DETECTOR, MODEL, resolve
+from crycli.builtin import DETECTOR, MINI, MINI_RANDOM, MODEL, resolve
 from crycli.bundles import BUNDLE_FILE, NETWORK_FILES, hash_files, verify
 from crycli.config import SHORTEST_SECONDS, AugmentConfig, Combine, Config
 from crycli.errors import CheckpointError
 from crycli.limits import HIGHEST_RATE, LOWEST_RATE
-from crycli.mini import MINI, MINI_ARCHITECTURE, MINI_RANDOM, initialise
+from crycli.mini import MINI_ARCHITECTURE, initialise
 
 if TYPE_CHECKING:
     from transformers import Wav2Vec2FeatureExtractor

@@ -11,12 +11,6 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from transformers import Wav2Vec2Model
 
-MINI = "mini"
-"""Its name in `model.backbone`, where it starts from the weights of the detector that comes with crycli."""
-
-MINI_RANDOM = "mini-random"
-"""Its name where it starts from scratch, with `initialise`."""
-
 MINI_ARCHITECTURE: dict[str, Any] = {
     # 0.65M weights with the head. Layer norm in the convolutions: exact under padding, and stable from a random start.
     "feat_extract_norm": "layer",

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 from crycli import __version__, metrics, pages, recipe
 from crycli.bootstrap import Interval
+from crycli.builtin import MINI, MINI_RANDOM
 from crycli.checkpoint import backbone_name, folder_name, hub_name
 from crycli.config import Config, flatten
 from crycli.manifest import Clip
-from crycli.mini import MINI, MINI_RANDOM
 from crycli.outputs import write_text
 
 PARTS = ("train", "validation")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from crycli.builtin import MINI, MINI_RANDOM
 from crycli.config import Config
-from crycli.mini import MINI, MINI_RANDOM
 
 Start = Literal["fresh", "mini", "pretrained"]
 

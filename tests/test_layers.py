@@ -13,11 +13,11 @@ import crycli
 LEVELS = (
     ("errors", "progress", "parallel", "limits", "builtin"),
     ("config", "outputs", "audio", "journal"),
-    ("cache", "pcm", "windows", "remote", "mini"),
+    ("cache", "pcm", "windows", "remote", "recipe"),
     (
         *("manifest", "naming", "measures", "fingerprint", "metrics", "pages", "predictions", "metricsfile"),
         *("bundles", "timeline"),
-        *("model", "recipe", "augment", "losses", "sampling", "dropout", "convolution"),
+        *("model", "mini", "augment", "losses", "sampling", "dropout", "convolution"),
     ),
     (
         *("checkpoint", "lora", "scan", "probing", "splitting", "checks"),
