@@ -319,5 +319,5 @@ def test_without_ray_the_extra_is_named(
     recordings: list[Excerpt], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray.data", None)
-    with pytest.raises(ConfigError, match=r"pip install crycli\[ray\]"):
+    with pytest.raises(ConfigError, match=r'pip install "crycli\[ray\]"'):
         predict_on_ray("no model is looked for", recordings, tmp_path)

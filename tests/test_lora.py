@@ -87,5 +87,5 @@ def test_a_backbone_without_layers_is_refused() -> None:
 
 def test_without_peft_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(ConfigError, match=r"pip install crycli\[lora\]"):
+    with pytest.raises(ConfigError, match=r'pip install "crycli\[lora\]"'):
         add_lora(network(), 2)
