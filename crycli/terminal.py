@@ -79,7 +79,12 @@ class TableResults(Results):
             for event in events[:MOST_EVENTS]
         ]
         more = len(events) - len(lines)
-        return [*lines, f"and {more:,} more: --events lists them"] if more else lines
+        if more:
+            lines.append(f"and {more:,} more: --events lists them")
+        own = self._job.predictor.classifier.events.get("window")
+        if lines and own is not None:
+            lines.append(f"--events looks in windows of {own:g} s, and tells the times better")
+        return lines
 
     def _deserves_timeline(self, windows: Windows) -> bool:
         long = windows.ends[-1] - windows.starts[0] >= LONG_SECONDS

@@ -143,6 +143,10 @@ def test_the_windows_of_events_are_for_events_alone_and_those_that_are_asked_for
     assert "- Events: window 1.0, hop 0.5, onset 0.6, offset 0.55." in told
     rows = read(crycli("predict", night, "-m", finder, "--windows").out)
     assert (float(rows[0]["end"]), float(rows[1]["start"])) == (4.0, 2.0)
+    better = "--events looks in windows of 1 s, and tells the times better"
+    for model, told_so in ((finder, True), (bundle, False)):
+        shown = crycli("predict", night, "-m", model, "--window", 1, "--format", "table").out
+        assert (" to 0:00:" in shown, better in shown) == (True, told_so)
     asked = ["--events", "--window", 2, "--hop", 1]
     assert crycli("predict", night, "-m", finder, *asked).out == crycli("predict", night, "-m", bundle, *asked).out
     (policy, other) = (load_predictor(str(finder), for_events=wanted).policy for wanted in (False, True))
