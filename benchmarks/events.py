@@ -28,8 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
-from detector import HOURS_OF, RECIPE, kind_of, refuse_learnt
+from detector import DRAWS, HOURS_OF, RECIPE, kind_of, refuse_learnt
 from mfcc import NAMES, RATE, load
 
 from crycli.audio import Samples
@@ -43,12 +42,10 @@ CRIES = 6  # of a recording
 OTHERS = (2, 5)  # before each of them, and after the last
 CUT_SECONDS = (1.0, 4.0)
 STEP = 0.05  # s, in which times are compared
-DRAWS = 2000  # bootstrap samples
 OF_RECORDINGS, OF_EVENTS = "windows of recordings", "windows of events"
 AUTO = {OF_RECORDINGS: ("predict.event_onset=auto", "predict.event_offset=auto"), OF_EVENTS: ()}
 """Settings that stand for what any model does, in each of the two ways."""
 
-Floats = npt.NDArray[np.float64]
 Span = tuple[float, float]  # s
 
 

@@ -25,7 +25,7 @@ from crycli.checkpoint import EVENT_SETTINGS, Classifier, find_classifier, load_
 from crycli.config import Config
 from crycli.errors import CheckpointError
 from crycli.exportcheck import Clip, Comparison, Sounds, compare
-from crycli.inference import WindowPolicy, read_calibration, read_policy
+from crycli.inference import WindowPolicy, event_windows, read_calibration, read_policy
 from crycli.leakage import KNOWN_FILE
 from crycli.manifest import read_manifest
 from crycli.networks import OUTPUTS, Network, exported_network, onnx_network, torch_network
@@ -128,6 +128,7 @@ def export_bundle(
         raise CheckpointError(f"{model} is an exported bundle already: export from the run or its model folder")
     calibration = read_calibration(classifier.folder)
     policy = read_policy(classifier, config.predict, calibration)
+    config = _with_event_windows(config, classifier)
     temperature = 1.0 if calibration is None else calibration.temperature
     known = _test_clips(data) + [Clip(excerpt) for excerpt in clips]
     claim_folder(output, force=force)
@@ -150,6 +151,16 @@ def export_bundle(
     before = (classifier.folder / "model.safetensors").stat().st_size
     sizes = (before / 1e6, (output / file.name).stat().st_size / 1e6)
     return Export(output, config.export.format, sizes, check)
+
+
+def _with_event_windows(config: Config, classifier: Classifier) -> Config:
+    """The configuration with the windows of events that it stands for: a bundle keeps both the window and the hop."""
+    windows = event_windows(classifier, config.predict)
+    if windows is None:
+        return config
+    window, hop = windows
+    predict = config.predict.model_copy(update={"event_window": window, "event_hop": hop})
+    return config.model_copy(update={"predict": predict})
 
 
 def _test_clips(data: Path | None) -> list[Clip]:
@@ -381,8 +392,6 @@ def _about(
     predict, form = config.predict, config.export.format
     unsure = any(value is not None for value in (predict.threshold, predict.precision, predict.coverage))
     events = {name: getattr(predict, f"event_{name}") for name in EVENT_SETTINGS}
-    if events["window"] == "auto":
-        events["hop"] = "auto"
     return {
         "crycli_version": __version__,
         "format": form,

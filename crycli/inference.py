@@ -389,15 +389,11 @@ def read_policy(
     Raises:
         ConfigError: a setting does not fit the model.
     """
-    of_events = _event_windows(classifier, predict) if for_events else None
+    of_events = event_windows(classifier, predict) if for_events else None
     window, hop = of_events or _windows(classifier, predict)
-    if hop > window:
-        setting = "predict.event_hop" if of_events else "predict.hop"
-        raise ConfigError(f"{setting}: {hop:g} s is longer than the window of {window:g} s, which would leave gaps")
-    kept = dict(classifier.events)
+    kept = classifier.events
     if "window" in kept and not of_events:  # what was found right for those windows says nothing about others
-        for name in ("onset", "offset"):
-            kept.pop(name, None)
+        kept = {name: value for name, value in kept.items() if name not in ("onset", "offset")}
     return WindowPolicy(
         window_seconds=window,
         hop_seconds=hop,
@@ -410,15 +406,19 @@ def read_policy(
 def _windows(classifier: Classifier, predict: PredictConfig) -> tuple[float, float]:
     """Window and hop, in seconds."""
     window = classifier.window_seconds if predict.window == "auto" else predict.window
-    if predict.hop != "auto":
-        return window, predict.hop
-    if predict.window == "auto" and classifier.hop_seconds is not None:
-        return window, classifier.hop_seconds
-    return window, window
+    hop = predict.hop
+    if hop == "auto":
+        hop = classifier.hop_seconds if predict.window == "auto" and classifier.hop_seconds is not None else window
+    _refuse_gaps("predict.hop", window, hop)
+    return window, hop
 
 
-def _event_windows(classifier: Classifier, predict: PredictConfig) -> tuple[float, float] | None:
-    """Window and hop in which events are looked for, in seconds; None where those of all else will do."""
+def event_windows(classifier: Classifier, predict: PredictConfig) -> tuple[float, float] | None:
+    """Window and hop in which events are looked for, in seconds; None where those of all else will do.
+
+    Raises:
+        ConfigError: the hop is longer than the window.
+    """
     kept, window, hop = classifier.events, predict.event_window, predict.event_hop
     if window == "auto" and "window" in kept and predict.window == predict.hop == "auto":
         window = kept["window"]
@@ -428,7 +428,13 @@ def _event_windows(classifier: Classifier, predict: PredictConfig) -> tuple[floa
         window, _ = _windows(classifier, predict)
     if hop == "auto":
         hop = kept["hop"] if window == kept.get("window") and "hop" in kept else window / 2
+    _refuse_gaps("predict.event_hop", window, hop)
     return window, hop
+
+
+def _refuse_gaps(setting: str, window: float, hop: float) -> None:
+    if hop > window:
+        raise ConfigError(f"{setting}: {hop:g} s is longer than the window of {window:g} s, which would leave gaps")
 
 
 def _event_policy(classifier: Classifier, predict: PredictConfig, kept: Mapping[str, Any]) -> EventPolicy:

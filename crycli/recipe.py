@@ -17,18 +17,22 @@ EPOCHS = {"fresh": 60, "mini": 60, "pretrained": 10}
 """What starts from nothing learns longer, and an epoch of it, and of any mini, costs far less."""
 
 
+def _is_mini(config: Config) -> bool:
+    return config.model.backbone in (MINI, MINI_RANDOM)
+
+
 def effective_freeze(config: Config) -> str:
     """What is frozen: "none", "encoder" or "backbone"."""
     if config.model.freeze != "auto":
         return config.model.freeze
-    return "none" if config.model.backbone in (MINI, MINI_RANDOM) else "encoder"
+    return "none" if _is_mini(config) else "encoder"
 
 
 def pooling(config: Config) -> str:
     """How frames become one vector, as `crycli.model.PoolingMode`."""
     if config.model.pooling != "auto":
         return config.model.pooling
-    return "statistics" if config.model.backbone in (MINI, MINI_RANDOM) else "mean"
+    return "statistics" if _is_mini(config) else "mean"
 
 
 def start(config: Config) -> Start:

@@ -26,7 +26,7 @@ from test_model import KINDS, LAYERS, POOLINGS, network
 from crycli.audio import Excerpt, load, normalise
 from crycli.checkpoint import find_classifier, load_feature_extractor, load_model, read_json, save_model_folder
 from crycli.config import Config
-from crycli.errors import CheckpointError, DataError, OutputError
+from crycli.errors import CheckpointError, ConfigError, DataError, OutputError
 from crycli.exporting import export_bundle
 from crycli.inference import load_predictor
 from crycli.manifest import Clip, read_manifest
@@ -288,6 +288,11 @@ def test_a_bundle_keeps_what_the_settings_say_about_windows_events_and_unsure(
     assert "the probability of low is the highest" in (tmp_path / "bundle" / "README.md").read_text()
     asked = load_predictor(str(runs["layer"]), config).policy
     assert found.threshold == pytest.approx(asked.unsure_below)
+    export_bundle(str(runs["layer"]), tmp_path / "hopping", settings("predict.window=2", "predict.event_hop=0.5"))
+    assert dict(find_classifier(str(tmp_path / "hopping")).events) == {"window": 2.0, "hop": 0.5}
+    with pytest.raises(ConfigError, match=r"predict.event_hop: 5 s is longer than the window of 2 s"):
+        export_bundle(str(runs["layer"]), tmp_path / "gaps", settings("predict.window=2", "predict.event_hop=5"))
+    assert not (tmp_path / "gaps").exists()
     assert load_predictor(str(tmp_path / "bundle")).policy == asked
 
 
