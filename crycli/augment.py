@@ -26,7 +26,9 @@ Key = Sequence[int]
 
 ROLLOFF = 96  # dB an octave: half as far again above the cutoff 56 dB are gone; at the library's 24 it is 14
 LONGEST_BACKGROUND = 600.0  # s of a recording are used: 38 MB at 16 kHz
+LONG_BACKGROUND = 60.0  # s; of one that lasts longer a part is decoded: 6 ms where 10 minutes take 0.43 s
 KEPT_SAMPLES = 32_000_000  # of decoded backgrounds, 128 MB in each process: as much as all 400 clips of ESC-10
+DECODED_AHEAD = 7200.0  # s of them, 5 s of work: what loaders find out by themselves is lost after each epoch
 FAINTEST = 1e-9  # RMS; a background below it is silence, which has no level to be set
 
 # One for each random choice that is made under the same key, so that none depends on another.
@@ -229,7 +231,7 @@ def _add(samples: Samples, sample_rate: int, backgrounds: Backgrounds, snr_db: S
 
 
 class Backgrounds:
-    """The recordings of a folder, decoded when they are first drawn; the last decoded are kept, up to `KEPT_SAMPLES`.
+    """The recordings of a folder. The last decoded are kept, up to `KEPT_SAMPLES`; of long ones, how long they are.
 
     Args:
         folder: searched for recordings in every format that crycli reads.
@@ -249,22 +251,39 @@ class Backgrounds:
         if not self._paths:
             raise DataError(f"augment.background: {audio.no_recordings(folder)}")
         self._kept: dict[Path, Samples] = {}
+        self._lengths: dict[Path, int] = {}
         self._unreadable: dict[Path, str] = {}
-        self._from(0)  # a folder in which nothing can be read is refused before the training starts
+        self._decode_ahead()
 
     def draw(self, length: int) -> Samples:
         """A random part of a random recording, repeated where that is shorter: (length,). Draws from `random`."""
-        recording = self._from(random.randrange(len(self._paths)))
-        first = random.randint(0, max(0, len(recording) - length))
-        return repeat(recording[first:], length)
+        path = self._from(random.randrange(len(self._paths)))
+        first = random.randint(0, max(0, self._lengths[path] - length))
+        if self._is_long(path):
+            start, end = first / self._sample_rate, (first + length) / self._sample_rate
+            return repeat(audio.load(path, self._sample_rate, start=start, end=end), length)
+        return repeat(self._read(path)[first:], length)
 
-    def _from(self, number: int) -> Samples:
-        """The recording of this number, or the next one that can be read."""
+    def _decode_ahead(self) -> None:
+        """A folder in which nothing can be read is thereby refused before the training starts."""
+        self._from(0)
+        for number in range(1, len(self._paths)):
+            if sum(self._lengths.values()) > DECODED_AHEAD * self._sample_rate:
+                break
+            self._from(number)
+
+    def _is_long(self, path: Path) -> bool:
+        return self._lengths[path] > LONG_BACKGROUND * self._sample_rate
+
+    def _from(self, number: int) -> Path:
+        """The recording of this number, or the next one that can be read; its length is then known."""
         for step in range(len(self._paths)):
             path = self._paths[(number + step) % len(self._paths)]
             if path not in self._unreadable:
                 try:
-                    return self._read(path)
+                    if path not in self._lengths:
+                        self._read(path)
+                    return path
                 except AudioError as error:
                     logger.warning("left out as a background: %s: %s", path, error)
                     self._unreadable[path] = str(error)
@@ -276,9 +295,13 @@ class Backgrounds:
     def _read(self, path: Path) -> Samples:
         """The recording's first `LONGEST_BACKGROUND` seconds."""
         if path not in self._kept:
-            self._kept[path] = audio.load(path, self._sample_rate, end=LONGEST_BACKGROUND)
-            if len(self._kept[path]) >= LONGEST_BACKGROUND * self._sample_rate:
+            recording = audio.load(path, self._sample_rate, end=LONGEST_BACKGROUND)
+            if len(recording) >= LONGEST_BACKGROUND * self._sample_rate and path not in self._lengths:
                 logger.info("of the background %s the first %.0f minutes are used", path, LONGEST_BACKGROUND / 60)
+            self._lengths[path] = len(recording)
+            if self._is_long(path):
+                return recording
+            self._kept[path] = recording
             while len(self._kept) > 1 and sum(map(len, self._kept.values())) > KEPT_SAMPLES:
                 self._kept.pop(next(iter(self._kept)))  # the oldest: all are as likely to be drawn again
         return self._kept[path]

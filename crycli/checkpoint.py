@@ -133,7 +133,7 @@ def _describe_model_folder(folder: Path) -> Classifier:
     try:
         names = {int(number): str(label) for number, label in content["id2label"].items()}
         labels = tuple(names[number] for number in range(len(names)))
-        shortest = _shortest(content["conv_kernel"], content["conv_stride"])
+        shortest = shortest_clip(content)
         return _describe(folder / "config.json", "checkpoint", labels, float(content["window_seconds"]), shortest)
     except (KeyError, ValueError, AttributeError, TypeError) as error:
         raise CheckpointError(f"{folder}/config.json is damaged: {error!r}") from None
@@ -198,12 +198,17 @@ def _events(settings: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _shortest(kernels: Sequence[int], strides: Sequence[int]) -> int:
-    """The samples from which convolutions make one frame."""
-    samples = 1
-    for kernel, stride in zip(reversed(kernels), reversed(strides), strict=True):
+def shortest_clip(config: Mapping[str, Any], frames: int = 1) -> int:
+    """The samples that a clip needs for so many frames.
+
+    Args:
+        config: of a model folder.
+        frames: that the convolutions shall make at each speed.
+    """
+    samples, fastest = frames, float(max(config.get("speeds", [1.0])))
+    for kernel, stride in zip(reversed(config["conv_kernel"]), reversed(config["conv_stride"]), strict=True):
         samples = (samples - 1) * stride + kernel
-    return samples
+    return math.ceil(samples * fastest)
 
 
 def _describe(
@@ -353,6 +358,7 @@ def build_model(
         "problem_type": "single_label_classification",
         "pooling_mode": recipe.pooling(config),
         "layer_mode": config.model.layers,
+        "speeds": tuple(config.model.speeds),
         "final_dropout": config.model.final_dropout,
         "window_seconds": config.data.max_seconds,
         "backbone": backbone_name(config.model.backbone),
@@ -378,7 +384,8 @@ def build_model(
         model.reset_head()
     # SpecAugment raises where its masks are longer than a clip, or than the features are many.
     network: Any = model.config
-    frames = model.count_frames(round(config.data.min_seconds * sample_rate))
+    shortest = SHORTEST_SECONDS if config.augment.speed > 0 else config.data.min_seconds
+    frames = model.count_frames(round(shortest * sample_rate / max(config.model.speeds)))
     network.mask_time_length = max(1, min(network.mask_time_length, frames))
     network.mask_feature_length = min(network.mask_feature_length, network.hidden_size)
     return model
@@ -490,10 +497,11 @@ def _load_weights(folder: Path, *, safetensors_only: bool, **settings: Any) -> S
     model: SpeechClassification
     model, report = loaded
     lacking = set(report["missing_keys"]) | {str(key[0]) for key in report["mismatched_keys"]}
-    if not safetensors_only:
-        # The head is to be made; what stands for masked frames too, where the backbone was made without masks.
-        backbone, mask = f"{model.base_model_prefix}.", ".masked_spec_embed"
-        lacking = {key for key in lacking if key.startswith(backbone) and not key.endswith(mask)}
+    backbone, mask = f"{model.base_model_prefix}.", ".masked_spec_embed"
+    if settings:  # to be trained, with masks, it may be, where it was made without: what stands for these is new
+        lacking = {key for key in lacking if not key.endswith(mask)}
+    if not safetensors_only:  # the head is to be made
+        lacking = {key for key in lacking if key.startswith(backbone)}
     if lacking:
         raise CheckpointError(
             f"the weights in {folder} do not fit its config.json: {len(lacking)} are missing or of another shape, "

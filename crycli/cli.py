@@ -330,6 +330,8 @@ def train(
 
     if resume and force:
         raise typer.BadParameter("goes on with a run, and --force replaces it: give one of them", param_hint="--resume")
+    if resume and preview is not None:
+        raise typer.BadParameter("has nothing to go on with: --force replaces it", param_hint="--preview")
     chosen = [f"--{name}" for name, value in (("folds", folds), ("search", search), ("preview", preview)) if value]
     if len(chosen) > 1:
         raise typer.BadParameter(f"and {chosen[1]} are different things to do: give one of them", param_hint=chosen[0])

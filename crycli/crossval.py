@@ -34,10 +34,9 @@ from crycli.outputs import (
 )
 from crycli.predictions import columns, to_row
 from crycli.progress import OnStep, Step, silent
-from crycli.resuming import refuse_other_backbone, refuse_other_settings
+from crycli.resuming import PLAN_FILE, refuse_other_backbone, refuse_other_settings, training_files
 from crycli.splitting import assign_folds, split_off
 
-PLAN_FILE = "folds.json"
 BY_COLUMN, BY_LABEL = "the column fold", "dealt by label, groups whole"
 SCORES = ("accuracy", "balanced_accuracy", "macro_f1", "macro_auc")
 """Of `Report`, for each fold, with mean and standard deviation."""
@@ -165,7 +164,7 @@ def cross_validate(
         _refuse_changes(output, plan, config)
         make_folder(output)
     else:
-        claim_folder(output, force=force, owned=_owned(output))
+        claim_folder(output, force=force, owned=training_files(output))
     write_together(output, {PLAN_FILE: json_text(plan.content(config.data.seed)), "config.yaml": to_yaml(config)})
     for fold in plan.parts:
         try:
@@ -178,13 +177,6 @@ def cross_validate(
 def _refuse_several_processes() -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError("cross-validation trains its folds in one process: start it without torchrun or accelerate")
-
-
-def _owned(output: Path) -> list[str]:
-    from crycli.training import RUN_FILES
-
-    # The plan goes first: what is left of an interrupted replacement cannot be taken for something to resume.
-    return [PLAN_FILE, "predictions.csv", *RUN_FILES, *(path.name for path in output.glob("fold-*"))]
 
 
 def _show(on_step: OnStep, which: str, step: Step) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import platform
 import shutil
 import warnings
@@ -21,7 +20,7 @@ from crycli.audio import Excerpt
 from crycli.builtin import MODEL, resolve
 from crycli.bundles import BUNDLE_FILE, NETWORK_FILES, hash_files
 from crycli.calibration import CALIBRATION_FILE
-from crycli.checkpoint import EVENT_SETTINGS, Classifier, find_classifier, load_model, read_json
+from crycli.checkpoint import EVENT_SETTINGS, Classifier, find_classifier, load_model, read_json, shortest_clip
 from crycli.config import Config
 from crycli.errors import CheckpointError
 from crycli.exportcheck import Clip, Comparison, Sounds, compare
@@ -333,17 +332,22 @@ def _quiet_root_logger() -> Iterator[None]:
 def _write_program(classifier: Classifier, file: Path) -> int:
     """Write a .pt2 file; the samples of the shortest clip that it takes, which is one of two frames.
 
-    torch.export takes a size of 1 for a constant, so that a program for any length has two frames at least.
+    torch.export takes a size of 1 for a constant, so that a program for any length has two frames at least. That a
+    clip of so many samples has them is left to be seen when it runs: with several speeds torch cannot work it out.
     """
     import torch
 
-    strides = read_json(classifier.folder / "config.json")["conv_stride"]
-    shortest = classifier.shortest_samples + math.prod(map(int, strides))
+    shortest = shortest_clip(read_json(classifier.folder / "config.json"), frames=2)
     batch, samples = torch.export.Dim("batch"), torch.export.Dim("samples", min=shortest)
     sizes = {0: batch, 1: samples}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that lengths of clips are kept in attributes, which the trace has resolved
-        program = torch.export.export(_head_and_pooling(classifier.folder), _example(), dynamic_shapes=(sizes, sizes))
+        program = torch.export.export(
+            _head_and_pooling(classifier.folder),
+            _example(),
+            dynamic_shapes=(sizes, sizes),
+            prefer_deferred_runtime_asserts_over_guards=True,
+        )
         torch.export.save(program, file)
     return shortest
 

@@ -3,23 +3,32 @@
 Nothing of crycli is imported here. `save_pretrained` copies this file into every model folder, so that
 `transformers.pipeline(..., trust_remote_code=True)` can load the folder where crycli is not installed.
 
-To add a backbone of the wav2vec2 kind (convolutions over samples, then a transformer over frames), add
+To add a backbone of the wav2vec2 kind (convolutions over samples, then a transformer over as many frames as they
+make), add
 
 1. a subclass of its configuration and `ClassifierFields`, with the `model_type` "crycli_" and the plain type;
 2. a subclass of `SpeechClassification` and its `...PreTrainedModel`, with `config_class` and `backbone_class`;
-3. a line in `FAMILIES`, the plain type in `checkpoint.BACKBONES`, and the plain classes in tests/test_model.py.
+3. a line in `FAMILIES`, the plain type in `checkpoint.BACKBONES`, and in tests/test_model.py the plain classes, and
+   the fields of a tiny one where they are not wav2vec2's;
+4. the names of its projections in `lora.ADAPTED`, where they are others, and its own where the families are told:
+   `backbone` in config.py, README.md, CHANGELOG.md.
 
 The tests run over `FAMILIES` and say what is missing. Most likely it is that padding counts somewhere: override
-`_adapt_backbone` and `_tell_lengths`, as the classes for data2vec and HuBERT do.
+`_adapt_backbone` and `_tell_lengths`, as the classes for data2vec and HuBERT do. A `MaskedActivation` before a
+convolution over frames, for one, is all that a Conformer needs.
 """
 
 # Without `from __future__ import annotations`: it makes strings of types, and `strict` looks into types alone.
 import functools
+import math
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, ClassVar, Literal, Self, cast
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from huggingface_hub.dataclasses import strict
 from torch import nn
@@ -53,6 +62,10 @@ ATTENTION_WIDTH = 128
 """Of the hidden layer that scores the frames in attentive pooling, as in ECAPA-TDNN (Desplanques et al. 2020)."""
 LEAST_VARIANCE = 1e-5
 """Below it the standard deviation of a feature over time is held constant: the root's slope at 0 is infinite."""
+LARGEST_DENOMINATOR = 100
+"""Of the fraction that a speed is taken for: so many filters are applied."""
+CROSSINGS, KAISER = 10, 5.0
+"""Of the sinc that resamples: zeros on each side, and the shape of its window; as in scipy.signal.resample_poly."""
 
 
 @dataclass
@@ -66,6 +79,7 @@ class ClassifierFields:
         pooling_mode: how frames become one vector: "mean", "sum", "max", "attention", "mean_std" or
             "statistics".
         layer_mode: what is pooled: the "last" layer, or a learned "weighted" sum of all.
+        speeds: at which a clip is heard, as `play` does; the pooled vectors are averaged.
         window_seconds: longer recordings are classified in windows of this length.
         backbone: the checkpoint that training started from.
         crycli_version: the crycli that made the folder.
@@ -73,6 +87,7 @@ class ClassifierFields:
 
     pooling_mode: PoolingMode = "mean"
     layer_mode: LayerMode = "last"
+    speeds: list[float | int] | tuple[float | int, ...] = (1.0,)
     window_seconds: float | int = 10.0
     backbone: str = ""
     crycli_version: str = ""
@@ -252,6 +267,44 @@ class Wav2Vec2ClassificationHead(nn.Module):
 def mask_of(valid_frames: torch.Tensor, frames: int) -> torch.Tensor:
     """(batch, frames), true for the first so many frames of each clip as `valid_frames`, (batch,), says."""
     return torch.arange(frames, device=valid_frames.device)[None, :] < valid_frames[:, None]
+
+
+def play(values: torch.Tensor, mask: torch.Tensor, speed: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Clips as a tape sounds at another speed: the pitch follows.
+
+    Each sample is a sum over windowed sincs, of which there is one for each place between two samples that occurs.
+
+    Args:
+        values: (batch, samples).
+        mask: (batch, samples), 1 for samples of the clip and 0 for padding.
+        speed: above 1 the clips become shorter, and what would then lie above half the sample rate is lost. Taken for
+            the nearest fraction whose denominator is no more than `LARGEST_DENOMINATOR`.
+
+    Returns:
+        Values and mask of the clips, ceil(samples / speed) of each, zeros after its end.
+    """
+    taken, given = Fraction(speed).limit_denominator(LARGEST_DENOMINATOR).as_integer_ratio()
+    filters = torch.from_numpy(_sincs(taken, given)).to(values)[:, None]
+    reach = (filters.shape[-1] - taken) // 2
+    padded = nn.functional.pad(values * mask, (reach, reach + taken - 1))[:, None]
+    played = nn.functional.conv1d(padded, filters, stride=taken).transpose(1, 2).flatten(1)
+    counts = (mask.sum(-1) * given + taken - 1) // taken
+    inside = mask_of(counts, played.shape[1])
+    return played * inside, inside.to(mask.dtype)
+
+
+@functools.lru_cache
+def _sincs(taken: int, given: int) -> npt.NDArray[np.float32]:
+    """The filters that make of so many samples so many others, (given, taken + 2 * reach).
+
+    The first one's middle lies on the first of the samples that are taken, which `reach` others precede.
+    """
+    cutoff = min(1.0, given / taken)  # of half the sample rate
+    reach = math.ceil(CROSSINGS / cutoff)
+    offsets = np.arange(-reach, taken + reach) - np.arange(given)[:, None] * taken / given
+    window = np.i0(KAISER * np.sqrt(np.clip(1.0 - (offsets * cutoff / CROSSINGS) ** 2, 0.0, 1.0))) / np.i0(KAISER)
+    inside = np.abs(offsets * cutoff) <= CROSSINGS
+    return np.asarray(np.where(inside, cutoff * np.sinc(cutoff * offsets) * window, 0.0), np.float32)
 
 
 def widen(values: torch.Tensor) -> torch.Tensor:
@@ -460,7 +513,7 @@ class SpeechClassification(PreTrainedModel):
         Returns:
             As `pool_layers` says.
         """
-        return self._pool(self._encode(input_values, attention_mask), attention_mask)
+        return self._hear(input_values, attention_mask)[1]
 
     def pool_layers(self, hidden_states: Sequence[torch.Tensor] | torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
         """Pool the layers of a backbone over time.
@@ -507,15 +560,15 @@ class SpeechClassification(PreTrainedModel):
             input_values: (batch, samples), each clip normalised by itself and padded with zeros at its end.
             attention_mask: (batch, samples), 1 for samples of the clip and 0 for padding; None: no padding.
             labels: see `classification_loss`.
-            output_hidden_states: return the hidden states too.
-            output_attentions: return the attentions too.
+            output_hidden_states: return the hidden states too, of the first of the speeds.
+            output_attentions: return the attentions too, as well.
             return_dict: False for a plain tuple.
 
         Returns:
             A `SpeechClassifierOutput`. The padding has no influence on it.
         """
-        outputs = self._encode(input_values, attention_mask, output_hidden_states, output_attentions)
-        logits = self.classify(self._pool(outputs, attention_mask))
+        outputs, pooled = self._hear(input_values, attention_mask, output_hidden_states, output_attentions)
+        logits = self.classify(pooled)
         loss = None
         if labels is not None:
             problem_type = self.config.problem_type or infer_problem_type(self.config.num_labels or 1, labels)
@@ -527,6 +580,31 @@ class SpeechClassification(PreTrainedModel):
             attentions=outputs.attentions,
         )
         return output.to_tuple() if return_dict is False else output
+
+    def _hear(
+        self,
+        input_values: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+    ) -> tuple[Any, torch.Tensor]:
+        """The backbone's output at the first of the speeds, and the pooled vectors, averaged over all of them."""
+        heard = []
+        for values, mask in self._play(input_values, attention_mask):
+            outputs = self._encode(values, mask, output_hidden_states, output_attentions)
+            heard.append((outputs, self._pool(outputs, mask)))
+        if len(heard) == 1:
+            return heard[0]
+        return heard[0][0], torch.stack([pooled for _, pooled in heard]).mean(dim=0)
+
+    def _play(
+        self, input_values: torch.Tensor, attention_mask: torch.Tensor | None
+    ) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
+        """The batch at each of the speeds, with its mask."""
+        if tuple(self.config.speeds) == (1.0,):
+            return [(input_values, attention_mask)]
+        mask = torch.ones_like(input_values, dtype=torch.int64) if attention_mask is None else attention_mask
+        return [play(input_values, mask, speed) for speed in self.config.speeds]
 
     def _encode(
         self,

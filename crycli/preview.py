@@ -151,7 +151,7 @@ def _examples(clips: Sequence[Clip], view: TrainingView, config: Config) -> Iter
             original = view.part(load(index), key)
             changed, sources = view.waveform(load, index, key, len(clips))
         except AudioError as error:
-            logger.warning("left out %s", error)
+            logger.warning("left out %s; training, which numbers the clips without it, hears others changed", error)
             continue
         yield Example(original, changed, [(clips[number], share) for number, share in sources])
 

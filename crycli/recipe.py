@@ -22,7 +22,12 @@ def _is_mini(config: Config) -> bool:
 
 
 def effective_freeze(config: Config) -> str:
-    """What is frozen: "none", "encoder" or "backbone"."""
+    """What is frozen: "none", "encoder" or "backbone".
+
+    With LoRA not the whole backbone, whose adapters are trained: what stands beside them is frozen anyway.
+    """
+    if config.model.freeze == "backbone" and config.model.lora_rank is not None:
+        return "encoder"
     if config.model.freeze != "auto":
         return config.model.freeze
     return "none" if _is_mini(config) else "encoder"

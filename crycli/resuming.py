@@ -30,9 +30,31 @@ CLIP_COLUMNS = ("part", "path", "start", "end", "label", "digest")
 BACKBONE_FILE = "backbone.json"
 """The SHA-256 of the weights that a run started from: those of mini may be others in another version of crycli."""
 
+PLAN_FILE, STUDY_FILE = "folds.json", "search.db"
+"""Of a cross-validation, and of a search."""
+
+RUN_FILES = ("model", "checkpoints", "logs", "config.yaml", "metrics.json", "history.csv", "curves.png")
+
 CHECKPOINT_NAME = re.compile(r"checkpoint-(\d+)")
 
 logger = logging.getLogger(__name__)
+
+
+def training_files(output: Path) -> list[str]:
+    """The names of all that `crycli train` may have left in a folder: a run, a cross-validation or a search.
+
+    What tells the two latter goes first: what is left of an interrupted replacement is then nothing to resume.
+    """
+    runs = [path.name for pattern in ("fold-*", "trial-*") for path in output.glob(pattern)]
+    names = [PLAN_FILE, STUDY_FILE, f"{STUDY_FILE}-journal", *RUN_FILES, *runs]
+    return ["predictions.csv", *names] if (output / PLAN_FILE).is_file() else names
+
+
+def refuse_other_kind(output: Path) -> None:
+    """Raise `DataError` where a single run is to be resumed and the folder holds a cross-validation or a search."""
+    for file, kind, flag in ((PLAN_FILE, "a cross-validation", "--folds"), (STUDY_FILE, "a search", "--search")):
+        if (output / file).is_file():
+            raise DataError(f"{output} is {kind}: give {flag} with its number, too, to resume it")
 
 
 def newest_checkpoint(folder: Path) -> Path | None:

@@ -20,7 +20,7 @@ from crycli.config import Config, Interval, flatten, load_config, setting_paths,
 from crycli.errors import CheckpointError, ConfigError, CrycliError, DataError, TrainingError
 from crycli.outputs import claim_folder, make_folder, refuse_existing, settle, write_bytes, write_json, write_text
 from crycli.progress import OnStep, Step, silent
-from crycli.resuming import refuse_other_settings
+from crycli.resuming import STUDY_FILE, refuse_other_settings, training_files
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from optuna.storages import RDBStorage
     from optuna.trial import FrozenTrial
 
-STUDY_FILE = "search.db"
 STUDY_NAME = "search"
 
 SECTIONS = ("model", "augment", "train")
@@ -152,7 +151,7 @@ def search(
         _refuse_other_search(output, config)
         make_folder(output)
     else:
-        claim_folder(output, force=force, owned=_owned(output))
+        claim_folder(output, force=force, owned=training_files(output))
     with _open_study(output) as (study, storage):
         _refuse_other_data(study, begun_with, output)
         task = _Search(data, output, config, space, study, storage)
@@ -175,13 +174,6 @@ def _import_optuna() -> Any:
         raise ConfigError('a search needs Optuna: pip install "crycli[search]"') from None
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     return optuna
-
-
-def _owned(output: Path) -> list[str]:
-    from crycli.training import RUN_FILES
-
-    # The study goes first: what is left of an interrupted replacement cannot be taken for something to resume.
-    return [STUDY_FILE, f"{STUDY_FILE}-journal", *RUN_FILES, *(path.name for path in output.glob("trial-*"))]
 
 
 def _show(on_step: OnStep, which: str, step: Step) -> None:

@@ -51,14 +51,14 @@ from crycli.resuming import (
     newest_checkpoint,
     refuse_other_backbone,
     refuse_other_clips,
+    refuse_other_kind,
     refuse_other_settings,
+    training_files,
     write_backbone,
     write_clips,
 )
 from crycli.sampling import ClipSampler
 from crycli.trainer import HISTORY_COLUMNS, CTCTrainer, OnEpoch, Task, Unfreezing, best_epoch, history
-
-RUN_FILES = ("model", "checkpoints", "logs", "config.yaml", "metrics.json", "history.csv", "curves.png")
 
 SECONDS_BETWEEN_PICTURES = 30.0  # drawing one takes 0.4 s, as long as some epochs of a head alone
 MOST_LOADERS = 8  # processes that prepare batches; more only wait
@@ -143,6 +143,8 @@ def train(
     with arguments.main_process_first(desc="decoding"):
         prepared = prepare_datasets(data, config, parts=("train", "validation"), on_step=on_step if first else silent)
     _refuse_too_few(prepared, config)
+    if first:
+        _warn_of_idle_settings(config)
     clips = TrainingClips(prepared, config)  # what augment lacks is told before the folder is claimed
     setup = Setup(output, config, backbone, prepared, clips, device, precision, on_step if first else silent, on_epoch)
     network = _build(setup)
@@ -163,9 +165,24 @@ def train(
 def _refuse(output: Path, config: Config, *, resume: bool, force: bool) -> None:
     """Raise before any work where the output may not be written."""
     if resume:
+        refuse_other_kind(output)
         refuse_other_settings(output, config)
     else:
         refuse_existing(output, force=force)
+
+
+def _warn_of_idle_settings(config: Config) -> None:
+    """Name those that say how the backbone is trained where it is not."""
+    if recipe.effective_freeze(config) != "backbone":
+        return
+    unfrozen, augment = config.train.unfreeze_layers, config.augment
+    for name, value in (
+        ("train.unfreeze_layers", unfrozen),
+        ("augment.time_mask", augment.time_mask),
+        ("augment.feature_mask", augment.feature_mask),
+    ):
+        if value not in (0, "auto"):
+            logger.warning("%s does nothing: with model.freeze=backbone the head alone is trained", name)
 
 
 def _refuse_too_few(prepared: PreparedData, config: Config) -> None:
@@ -185,7 +202,7 @@ def _begin(setup: Setup, *, resume: bool, force: bool) -> None:
         refuse_other_clips(checkpoints, setup.prepared)
         refuse_other_backbone(checkpoints, setup.config)
     else:
-        claim_folder(output, force=force, owned=RUN_FILES)
+        claim_folder(output, force=force, owned=training_files(output))
     write_text(output / "config.yaml", to_yaml(setup.config))
     make_folder(checkpoints)
     write_clips(checkpoints, setup.prepared)

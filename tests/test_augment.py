@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -312,7 +313,7 @@ def test_every_background_is_used(backgrounds: Path, make: Callable[..., Augment
     assert 4 < sum(short) < 16
 
 
-def test_backgrounds_are_decoded_when_drawn_and_no_more_are_kept_than_fit(
+def test_backgrounds_are_decoded_before_they_are_drawn_and_no_more_are_kept_than_fit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in range(4):
@@ -324,13 +325,37 @@ def test_backgrounds_are_decoded_when_drawn_and_no_more_are_kept_than_fit(
     )
     config = settings("augment.probability=1", f"augment.background={tmp_path}").augment
     roomy = Augmenter(config, SAMPLE_RATE)
-    assert len(decoded) == 1
-    heard = [background_of(roomy, index, 8000) for index in range(20)]
     assert sorted(decoded) == ["0", "1", "2", "3"]
+    heard = [background_of(roomy, index, 8000) for index in range(20)]
+    assert len(decoded) == 4
     monkeypatch.setattr(augment, "KEPT_SAMPLES", 2 * SAMPLE_RATE)
     cramped = Augmenter(config, SAMPLE_RATE)
     assert all(np.array_equal(background_of(cramped, index, 8000), heard[index]) for index in range(20))
-    assert 4 + 8 < len(decoded) < 4 + 20
+    assert 8 + 8 < len(decoded) < 8 + 20
+
+
+def test_of_a_long_background_the_part_that_is_drawn_is_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(2):
+        write_noise(tmp_path / f"{number}.wav", 3.0, number)
+    config = settings("augment.probability=1", f"augment.background={tmp_path}").augment
+    whole = Augmenter(config, SAMPLE_RATE)
+    heard = [background_of(whole, index, 8000) for index in range(8)]
+    monkeypatch.setattr(augment, "LONG_BACKGROUND", 2.0)
+    long = Augmenter(config, SAMPLE_RATE)
+    decoded: list[int] = []
+    load = audio.load
+
+    def count(*arguments: Any, **more: Any) -> Samples:
+        samples = load(*arguments, **more)
+        decoded.append(len(samples))
+        return samples
+
+    monkeypatch.setattr(audio, "load", count)
+    for index in range(8):
+        np.testing.assert_allclose(background_of(long, index, 8000), heard[index], atol=1e-6)
+    assert max(decoded) < 8100
 
 
 def test_of_a_long_background_the_beginning_is_decoded(

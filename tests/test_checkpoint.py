@@ -31,9 +31,10 @@ from crycli.checkpoint import (
     load_model,
     locate_backbone,
     save_model_folder,
+    shortest_clip,
 )
 from crycli.errors import CheckpointError
-from crycli.model import FAMILIES
+from crycli.model import FAMILIES, play
 from crycli.outputs import write_json
 
 FETCH = """
@@ -453,6 +454,26 @@ def test_the_seed_decides_the_starting_weights(backbones: dict[str, Path]) -> No
             other["wav2vec2.feature_projection.projection.weight"],
         )
         assert same == (folder is not None)
+
+
+def test_the_shortest_clip_makes_a_frame_at_the_highest_speed(runs: dict[str, Path]) -> None:
+    about = json.loads((runs["layer"] / "model" / "config.json").read_text())
+    model = load_model(runs["layer"] / "model")
+    for speed in (1.0, 1.01, 1.04, 1.4):
+        samples = shortest_clip(about | {"speeds": [0.96, speed]})
+        clip = torch.ones(1, samples)
+        assert model.count_frames(int(play(clip, clip.long(), speed)[1].sum())) >= 1
+        assert samples <= shortest_clip(about) * speed + 1
+
+
+def test_a_kept_head_may_be_trained_with_masks_that_its_model_was_made_without(tmp_path: Path) -> None:
+    plain = settings("model.backbone=mini-random", "augment.time_mask=0", "augment.feature_mask=0")
+    save_model_folder(build_model(plain, None, ["a", "b"]), load_feature_extractor(None), tmp_path / "model")
+    kept = (f"model.backbone={tmp_path}/model", "model.pooling=statistics", "model.keep_head=true")
+    masked = settings(*kept, "augment.time_mask=0.2")
+    model = build_model(masked, locate_backbone(masked), ["a", "b"])
+    assert model.backbone.masked_spec_embed is not None
+    assert torch.equal(model.classifier.dense.weight, load_model(tmp_path / "model").classifier.dense.weight)
 
 
 @pytest.mark.parametrize("labels", [["high", "low"], ["a", "b", "c"]])

@@ -106,6 +106,7 @@ USAGE_ERRORS = [
     ["train", "nowhere", "-o", "run", "--folds", "1"],
     ["train", "nowhere", "-o", "run", "--preview", "0"],
     ["train", "nowhere", "-o", "run", "--folds", "3", "--search", "2"],
+    ["train", "nowhere", "-o", "run", "--preview", "3", "--resume"],
     ["predict", "a.wav", "-m", "nowhere", "--format", "nonsense"],
     ["eval", "nowhere", "nowhere", "-o", "report", "--split", "some"],
 ]

@@ -69,6 +69,7 @@ OTHER_VALUES: dict[str, st.SearchStrategy[Any]] = {
     "checks.min_groups": st.integers(1, 1000),
     "checks.players": st.integers(0, 1000),
     "model.backbone": st.text(string.printable, min_size=1),
+    "model.speeds": st.lists(st.floats(0.7, 1.4), min_size=1, max_size=3),
     "model.keep_head": st.booleans(),
     "model.pooling": st.sampled_from(["auto", "mean", "sum", "max", "attention", "mean_std", "statistics"]),
     "model.layers": st.sampled_from(["last", "weighted"]),

@@ -23,11 +23,12 @@ from conftest import settings
 from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score, log_loss
 
-from crycli import crossval, training
+from crycli import crossval, resuming, training
 from crycli.audio import Excerpt
 from crycli.config import Config, load_config, to_yaml
 from crycli.crossval import CrossValidation, cross_validate
 from crycli.errors import ConfigError, DataError, OutputError
+from crycli.inference import load_predictor
 from crycli.manifest import PARTS, Clip, read_manifest, write_manifest
 from crycli.outputs import write_json
 from crycli.predictions import Prediction
@@ -243,7 +244,7 @@ def test_it_leaves_a_run_and_predictions_for_each_fold_and_scores_over_all(
     names = {path.name for path in output.iterdir()}
     assert names == {"folds.json", "config.yaml", "metrics.json", "predictions.csv", "fold-1", "fold-2", "fold-3"}
     assert load_config(output / "config.yaml") == load_config(output / "fold-2" / "config.yaml") == tiny
-    assert set(training.RUN_FILES) < {path.name for path in (output / "fold-2").iterdir()}
+    assert set(resuming.RUN_FILES) < {path.name for path in (output / "fold-2").iterdir()}
     pooled = rows(output / "predictions.csv")
     assert list(pooled[0]) == [
         *("path", "start", "end", "label", "confidence", "error", "true_label", "group", "fold", "p_high", "p_low")
@@ -344,6 +345,23 @@ def test_resuming_with_something_changed_is_refused(
     config = settings("train.epochs=11") if change == "settings" else Config()
     with pytest.raises(kind, match=message):
         cross_validate(data, output, config, 3 if change == "folds" else 2, resume=True)
+
+
+def test_a_cross_validation_is_not_resumed_as_a_single_run(data: Path, tiny: Config, whole: Done) -> None:
+    before = (whole.output / "metrics.json").read_bytes()
+    with pytest.raises(DataError, match=r"is a cross-validation: give --folds"):
+        training.train(data, whole.output, tiny, resume=True)
+    assert (whole.output / "metrics.json").read_bytes() == before
+
+
+def test_a_run_that_replaces_a_cross_validation_can_be_used(
+    data: Path, tiny: Config, whole: Done, tmp_path: Path
+) -> None:
+    output = Path(shutil.copytree(whole.output, tmp_path / "run"))
+    (output / "trial-0001").mkdir()
+    training.train(data, output, tiny, force=True)
+    assert {path.name for path in output.iterdir()} == set(resuming.RUN_FILES)
+    assert load_predictor(str(output)).labels == ("high", "low")
 
 
 def test_folds_do_not_start_from_different_weights(data: Path, tiny: Config, whole: Done, tmp_path: Path) -> None:

@@ -87,6 +87,23 @@ def test_the_bundle_answers_as_the_checkpoint_does(
     assert made.check.flipped == 0
 
 
+@pytest.mark.parametrize("form", ["onnx", "torch"])
+def test_what_hears_clips_at_two_speeds_does_so_in_the_export_too(form: str, tmp_path: Path) -> None:
+    model = network(labels=2, pooling_mode="statistics", speeds=(0.96, 1.04), id2label={0: "a", 1: "b"})
+    save_model_folder(model, load_feature_extractor(None), tmp_path / "model")
+    export_bundle(str(tmp_path / "model"), tmp_path / "bundle", settings(f"export.format={form}"))
+    lengths = (7_001, 750, 90_123, 16_000)
+    truth, alone = outputs(torch_network(tmp_path / "model", "cpu"), lengths)
+    if form == "onnx":
+        classifier = find_classifier(str(tmp_path / "bundle"))
+        assert classifier.shortest_samples == 416
+        found, _ = outputs(onnx_network(tmp_path / "bundle" / "model.onnx", classifier), lengths)
+    else:
+        found, _ = outputs(exported_network(torch.export.load(tmp_path / "bundle" / "model.pt2")), lengths)
+    for one in (truth, alone):
+        np.testing.assert_allclose(found.logits, one.logits, atol=2e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("family", "norm", "pooling", "layers"),
     [("wav2vec2", "group", "mean", "last"), ("data2vec-audio", "layer", "attention", "weighted")],

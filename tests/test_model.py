@@ -19,6 +19,7 @@ import transformers
 from conftest import NORMS, TINY, cry
 from hypothesis import given, settings, strategies
 from safetensors.torch import load_file
+from scipy.signal import resample_poly
 from torch import nn
 
 from crycli.checkpoint import load_feature_extractor
@@ -32,6 +33,7 @@ from crycli.model import (
     SpeechClassificationConfig,
     SpeechClassifierOutput,
     Wav2Vec2ForSpeechClassification,
+    play,
     pool,
 )
 
@@ -99,12 +101,14 @@ def padded(*lengths: int, rest: float = 0.0) -> tuple[torch.Tensor, torch.Tensor
     return values, mask
 
 
-def furthest_from_alone(model: SpeechClassification, *, with_mask: bool = True) -> float:
+def furthest_from_alone(
+    model: SpeechClassification, lengths: tuple[int, ...] = LENGTHS, *, with_mask: bool = True
+) -> float:
     """The largest difference in any logit between a clip alone and the same clip in a padded batch."""
-    values, mask = padded(*LENGTHS, rest=1.0)
+    values, mask = padded(*lengths, rest=1.0)
     with torch.no_grad():
         together = model(values, mask if with_mask else None).logits
-        alone = [model(values[row : row + 1, :length]).logits[0] for row, length in enumerate(LENGTHS)]
+        alone = [model(values[row : row + 1, :length]).logits[0] for row, length in enumerate(lengths)]
     assert torch.stack(alone).std(dim=0).max() > 0.1  # clips that all got one answer would prove nothing
     return float((together - torch.stack(alone)).abs().max())
 
@@ -212,6 +216,44 @@ def test_a_clip_gives_the_same_gradient_alone_and_in_a_padded_batch(
     ]
     for together, parts in zip(of_weights, zip(*(one[1:] for one in alone), strict=True), strict=True):
         torch.testing.assert_close(together, torch.stack(parts).sum(0), rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize(("family", "norm"), KINDS)
+def test_a_clip_heard_at_two_speeds_gets_the_same_logits_alone_and_in_a_padded_batch(family: str, norm: str) -> None:
+    model = network(family, norm, pooling_mode="statistics", speeds=[0.96, 1.04])
+    assert furthest_from_alone(model, (9_300, 6_000, 416, 3_555)) < 2e-5
+
+
+@pytest.mark.parametrize("layers", LAYERS)
+def test_what_is_heard_at_each_speed_is_averaged_before_the_head(layers: str) -> None:
+    model = network(layer_mode=layers, speeds=(0.9, 1.0, 1.2))
+    values, mask = padded(9_300, 6_000)
+    with torch.no_grad():
+        found = model.embed(values, mask)
+        alone = []
+        for speed in (0.9, 1.0, 1.2):
+            model.config.speeds = (speed,)
+            alone.append(model.embed(values, mask))
+    assert not torch.allclose(alone[0], alone[1], atol=1e-3)
+    torch.testing.assert_close(found, torch.stack(alone).mean(0))
+
+
+@pytest.mark.parametrize(("speed", "up", "down"), [(0.96, 25, 24), (1.04, 25, 26), (0.97, 100, 97), (1.4, 5, 7)])
+@pytest.mark.parametrize("samples", [1_000, 4_321])
+def test_another_speed_is_that_of_a_resampled_clip(speed: float, up: int, down: int, samples: int) -> None:
+    values, mask = padded(samples, 5_000, rest=1.0)
+    played, inside = play(values, mask, speed)
+    expected = resample_poly(values[0, :samples].numpy(), up, down)
+    assert inside[0].sum() == len(expected)
+    np.testing.assert_allclose(played[0, : len(expected)], expected, atol=0.01)
+    assert not played[0, len(expected) :].any()
+
+
+def test_at_its_own_speed_a_clip_is_what_it_was() -> None:
+    values, mask = padded(1_000, 800)
+    played, inside = play(values, mask, 1.0)
+    torch.testing.assert_close(played, values)
+    assert torch.equal(inside, mask)
 
 
 def test_the_stock_group_norm_would_give_other_logits_in_a_batch() -> None:

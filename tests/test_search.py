@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from conftest import settings
 
-from crycli import training
+from crycli import resuming, training
 from crycli.config import Config, Interval, flatten, load_config, to_yaml
 from crycli.errors import ConfigError, DataError, OutputError, TrainingError
 from crycli.inference import load_predictor
@@ -88,7 +88,7 @@ def test_it_tries_what_the_space_names_and_keeps_the_best(tiny: Config, whole: D
         assert trial.settings["train.patience"] in (None, 1)
         assert flatten(load_config(run / "config.yaml")) == flatten(tiny) | trial.settings
         assert trial.score == json.loads((run / "metrics.json").read_text())["validation"]["macro_f1"]
-        assert {path.name for path in run.iterdir()} == set(training.RUN_FILES) - {"checkpoints"}
+        assert {path.name for path in run.iterdir()} == set(resuming.RUN_FILES) - {"checkpoints"}
 
 
 def test_the_output_is_a_run_with_the_best_trials_model(whole: Done) -> None:
@@ -214,6 +214,13 @@ def test_resuming_with_something_changed_is_refused(
         (output / "search.db").write_bytes(b"no database" * 1000)
     with pytest.raises(kind, match=message):
         search(data, output, config, 4, resume=True)
+
+
+def test_a_search_is_not_resumed_as_a_single_run(dataset: Path, tiny: Config, whole: Done) -> None:
+    before = (whole.output / "metrics.json").read_bytes()
+    with pytest.raises(DataError, match="is a search: give --search"):
+        training.train(dataset, whole.output, tiny, resume=True)
+    assert (whole.output / "metrics.json").read_bytes() == before
 
 
 def test_a_trial_that_fails_is_reported_and_the_search_goes_on(

@@ -27,6 +27,7 @@ from transformers import Trainer
 
 from crycli.config import Config, load_config
 from crycli.errors import ConfigError
+from crycli.lora import ADAPTED
 from crycli.model import Wav2Vec2ForSpeechClassification
 from crycli.prepare import prepare_dataset_csv
 from crycli.progress import Step
@@ -488,6 +489,24 @@ def test_a_frozen_backbone_leaves_the_head_alone_to_train(fit: Train, backbones:
     head = [name for name in weights(run) if name.startswith("classifier.")]
     assert not any(torch.equal(weights(run)[name], weights(other)[name]) for name in head)
     assert results(run)["weights_trained"] == sum(weights(run)[name].numel() for name in head)
+
+
+def test_settings_that_a_frozen_backbone_leaves_without_effect_are_named(
+    fit: Train, caplog: pytest.LogCaptureFixture
+) -> None:
+    fit("run", "model.freeze=backbone", "train.unfreeze_layers=1", "augment.time_mask=0.2", "augment.feature_mask=0")
+    named = [record.getMessage().partition(" ")[0] for record in caplog.records if "does nothing" in record.message]
+    assert named == ["train.unfreeze_layers", "augment.time_mask"]
+
+
+def test_adapters_are_trained_in_a_frozen_backbone(fit: Train, backbones: dict[str, Path]) -> None:
+    pytest.importorskip("peft")
+    trained, before = (
+        weights(fit("run", "model.freeze=backbone", "model.lora_rank=2")),
+        load_file(backbones["layer"] / "model.safetensors"),
+    )
+    changed = {name for name in before if not torch.equal(trained[f"wav2vec2.{name}"], before[name])}
+    assert {name.split(".")[-2] for name in changed} == set(ADAPTED)
 
 
 def test_nothing_is_frozen_where_nothing_shall_be(fit: Train, backbones: dict[str, Path]) -> None:
