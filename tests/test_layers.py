@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -106,6 +107,17 @@ if typing.TYPE_CHECKING:
     import hidden
 """
     assert Imports(source).names == ["a.b", "crycli.audio", "crycli.config", "crycli.model.X", "d.e", "f", "g"]
+
+
+def test_the_guide_names_every_module_at_its_level() -> None:
+    guide = (FOLDER.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rows = [
+        re.sub(r"\(.*?\)", "", line.split("|")[2])
+        for line in guide.splitlines()
+        if line.startswith("| ") and line[2].isdigit()
+    ]
+    named = [set(re.findall(r"`(\w+)`", row)) & set(LEVEL) for row in rows]
+    assert [sorted(names) for names in named] == [sorted(level) for level in LEVELS[:-1]]
 
 
 def test_every_module_has_its_level() -> None:
