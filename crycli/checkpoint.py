@@ -358,7 +358,7 @@ def build_model(
         "problem_type": "single_label_classification",
         "pooling_mode": recipe.pooling(config),
         "layer_mode": config.model.layers,
-        "speeds": tuple(config.model.speeds),
+        "speeds": _speeds(config, folder),
         "final_dropout": config.model.final_dropout,
         "window_seconds": config.data.max_seconds,
         "backbone": backbone_name(config.model.backbone),
@@ -385,10 +385,19 @@ def build_model(
     # SpecAugment raises where its masks are longer than a clip, or than the features are many.
     network: Any = model.config
     shortest = SHORTEST_SECONDS if config.augment.speed > 0 else config.data.min_seconds
-    frames = model.count_frames(round(shortest * sample_rate / max(config.model.speeds)))
+    frames = model.count_frames(round(shortest * sample_rate / max(network.speeds)))
     network.mask_time_length = max(1, min(network.mask_time_length, frames))
     network.mask_feature_length = min(network.mask_feature_length, network.hidden_size)
     return model
+
+
+def _speeds(config: Config, folder: Path | None) -> tuple[float, ...]:
+    """At which the network hears a clip."""
+    if config.model.speeds != "auto":
+        return tuple(config.model.speeds)
+    if folder is None or not config.model.keep_head:
+        return (1.0,)
+    return tuple(read_json(folder / "config.json").get("speeds", (1.0,)))
 
 
 def _head_labels(config: Config, folder: Path | None, labels: Sequence[str]) -> list[str]:

@@ -198,9 +198,10 @@ class ModelConfig(Section):
     frame); auto: statistics for mini and mini-random, mean otherwise. Padding never counts."""
     layers: Literal["last", "weighted"] = "last"
     """What is pooled: the last layer, or a learned weighted sum of all."""
-    speeds: list[Annotated[float, Field(ge=0.7, le=1.4)]] = Field(default=[1.0], min_length=1)
+    speeds: Annotated[list[Annotated[float, Field(ge=0.7, le=1.4)]], Field(min_length=1)] | Literal["auto"] = "auto"
     """The speeds at which the network hears each clip, in training as in use, and the pitch with them, as a tape is
-    played: what it makes of them is averaged. [0.96, 1.04] takes twice the time, and makes it surer."""
+    played: what it makes of them is averaged. [0.96, 1.04] takes twice the time, and as a rule makes it surer; auto:
+    with keep_head those of the model that `backbone` names, [1.0] otherwise."""
     keep_head: bool = False
     """Go on from the head of the model that `backbone` names too, whose labels and pooling must be the same; false: a
     new head."""

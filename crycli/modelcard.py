@@ -164,7 +164,6 @@ def write_card(file: Path, facts: CardFacts) -> None:
         "origin": ORIGINS.get(facts.config.model.backbone, ""),
         "version": __version__,
         "pooling": recipe.pooling(facts.config),
-        "speeds": ", ".join(f"{speed:g}" for speed in facts.config.model.speeds if len(facts.config.model.speeds) > 1),
         "epochs": recipe.epochs(facts.config),
         "commonest_label": facts.report.commonest_label,
         "scores": _scores(facts),

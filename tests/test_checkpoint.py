@@ -466,6 +466,18 @@ def test_the_shortest_clip_makes_a_frame_at_the_highest_speed(runs: dict[str, Pa
         assert samples <= shortest_clip(about) * speed + 1
 
 
+def test_a_kept_head_goes_on_at_the_speeds_of_its_model_and_a_new_one_does_not(tmp_path: Path) -> None:
+    at_two = settings("model.backbone=mini-random", "model.speeds=[0.9, 1.1]")
+    save_model_folder(build_model(at_two, None, ["a", "b"]), load_feature_extractor(None), tmp_path / "model")
+    for more, speeds in (
+        ((), [1.0]),
+        (("model.keep_head=true",), [0.9, 1.1]),
+        (("model.keep_head=true", "model.speeds=[1.0]"), [1.0]),
+    ):
+        config = settings(f"model.backbone={tmp_path}/model", "model.pooling=statistics", *more)
+        assert list(build_model(config, locate_backbone(config), ["a", "b"]).config.speeds) == speeds
+
+
 def test_a_kept_head_may_be_trained_with_masks_that_its_model_was_made_without(tmp_path: Path) -> None:
     plain = settings("model.backbone=mini-random", "augment.time_mask=0", "augment.feature_mask=0")
     save_model_folder(build_model(plain, None, ["a", "b"]), load_feature_extractor(None), tmp_path / "model")
