@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, TextIO
 
 from crycli import pcm
-from crycli.audio import Excerpt
+from crycli.audio import Excerpt, as_excerpt
 from crycli.bundles import file_names, hash_files
 from crycli.checkpoint import Classifier
 from crycli.config import Config, PredictConfig
@@ -19,10 +19,10 @@ from crycli.errors import ConfigError
 from crycli.events import Event, EventFinder, find_events
 from crycli.inference import Predictor, WindowPolicy, load_predictor
 from crycli.outputs import claim_folder, refuse_existing, refuse_unwritable, write_bytes
-from crycli.predictions import Prediction, Row, path_text
+from crycli.predictions import Row, Windows, path_text, times_text
 from crycli.progress import OnStep, Step, silent
 from crycli.results import Results, StreamResults, open_results
-from crycli.segments import SegmentWriter, safe_name
+from crycli.segments import SafeNames, SegmentWriter
 from crycli.tables import Form, Kind, Layout, Sort
 
 NAMED_FAILURES = 10  # recordings; the rows name them all
@@ -160,11 +160,12 @@ class Job:
         """Answer for the recordings that are left, each written as soon as it is answered."""
         outcome = Outcome(len(self.recordings), finished=results.finished)
         done = len(self.recordings) - len(results.remaining)
-        for answer in self.predictor.predict(results.remaining, embeddings=self.wants_vectors):
+        answers = self.predictor.predict(results.remaining, embeddings=self.wants_vectors)
+        for recording, answer in zip(results.remaining, answers, strict=True):
             if self._watchers and answer.windows is not None:
                 events = find_events(answer.windows, self.predictor.labels, self.predictor.policy.events)
                 for watch in self._watchers:
-                    watch(answer, events)
+                    watch(as_excerpt(recording), answer.windows, events)
             results.write(answer)  # last: what a killed run had not written is then done again
             if answer.error and results.rows_name_errors and len(outcome.reasons) < NAMED_FAILURES:
                 outcome.reasons.append((path_text(answer.path), answer.error))
@@ -173,51 +174,43 @@ class Job:
         outcome.failed = results.failed
         return outcome
 
-    def _watch(self, *, replace_files: bool) -> Iterator[Callable[[Prediction, Sequence[Event]], object]]:
+    def _watch(self, *, replace_files: bool) -> Iterator[Callable[[Excerpt, Windows, Sequence[Event]], object]]:
         segments, plot = self._extras.segments, self._extras.plot
         if segments is not None:
             limits = self._config.limits.to_limits()
             writer = SegmentWriter(segments, self.recordings, limits, force=replace_files)
-            yield lambda answer, events: writer.write(answer.path, events)
+            yield lambda excerpt, _, events: writer.write(excerpt.path, events)
         if plot is not None:
             several = plot.suffix.lower() != ".png"
             if not several and len(self.recordings) > 1:
                 raise ConfigError(f"--plot: {plot} is one picture, and there are several recordings: name a folder")
-            yield _Plots(self.predictor, plot, several=several, force=replace_files).write
+            names = SafeNames(self.recordings, lambda path: path.name) if several else None
+            yield _Plots(self.predictor, plot, names, force=replace_files).write
 
 
 class _Plots:
-    """Timelines: one file for one recording, else a file each in a folder."""
+    """Timelines: one file without `names`, else NAME.png in a folder, for an excerpt NAME_START-END.png."""
 
-    def __init__(self, predictor: Predictor, target: Path, *, several: bool, force: bool) -> None:
+    def __init__(self, predictor: Predictor, target: Path, names: SafeNames | None, *, force: bool) -> None:
         self._predictor = predictor
-        self._several = several
         self._target = target
-        self._taken: set[str] = set()
-        if several:
-            claim_folder(target, force=force)
-        else:
+        self._names = names
+        if names is None:
             refuse_existing(target, force=force)
             refuse_unwritable(target)
+        else:
+            claim_folder(target, force=force)
 
-    def write(self, answer: Prediction, events: Sequence[Event]) -> None:
+    def write(self, excerpt: Excerpt, windows: Windows, events: Sequence[Event]) -> None:
         from crycli.figures import draw_timeline  # matplotlib, which a machine that only predicts need not have
 
-        if answer.windows is None:
-            return
-        title = Path(path_text(answer.path)).name
+        path = path_text(excerpt.path)
         policy = self._predictor.policy.events
-        picture = draw_timeline(title, answer.windows, self._predictor.labels, policy, events)
-        write_bytes(self._file(answer) if self._several else self._target, picture)
-
-    def _file(self, answer: Prediction) -> Path:
-        name = safe_name(Path(path_text(answer.path)).name)
-        if answer.start or name in self._taken:
-            name = f"{name}_{answer.start or 0.0:.3f}"
-        if name in self._taken:  # of another folder
-            name = f"{name}-{hashlib.sha256(path_text(answer.path).encode()).hexdigest()[:8]}"
-        self._taken.add(name)
-        return self._target / f"{name}.png"
+        file = self._target
+        if self._names is not None:
+            times = times_text(excerpt)
+            file /= f"{self._names.of(path)}{times and f'_{times}'}.png"
+        write_bytes(file, draw_timeline(Path(path).name, windows, self._predictor.labels, policy, events))
 
 
 def predict_live(name: str, source: BinaryIO, target: TextIO, form: Form, config: Config | None = None) -> None:

@@ -19,7 +19,7 @@ from crycli.audio import SAMPLE_RATE, Excerpt, Location, as_excerpt
 from crycli.errors import ConfigError, OutputError
 from crycli.journal import Journal, replacing
 from crycli.outputs import refuse_existing, refuse_unwritable
-from crycli.predictions import Prediction, Row, path_text
+from crycli.predictions import Prediction, Row, path_text, times_text
 from crycli.tables import (
     Form,
     Layout,
@@ -413,8 +413,5 @@ def _beside(recording: Location | Excerpt, form: Form) -> Path:
     if "://" in str(excerpt.path):
         raise ConfigError(f"--beside: nothing can be written beside {excerpt.path}: name a file with -o")
     path = Path(excerpt.path)
-    times = ""
-    if excerpt.start is not None or excerpt.end is not None:
-        end = "" if excerpt.end is None else f"{excerpt.end:.3f}"
-        times = f".{excerpt.start or 0.0:.3f}-{end}"
-    return path.with_name(f"{path.name}{times}{BESIDE_ENDINGS[form]}")
+    times = times_text(excerpt)
+    return path.with_name(f"{path.name}{times and f'.{times}'}{BESIDE_ENDINGS[form]}")

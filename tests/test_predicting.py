@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -20,10 +21,14 @@ import soundfile
 from conftest import Outcome, cry, interruptible, settings
 from safetensors.torch import load_file, save_file
 
+from crycli.audio import Excerpt
 from crycli.events import DEFAULT_ONSET
 from crycli.exporting import export_bundle
 from crycli.inference import load_predictor
 from crycli.manifest import Clip, write_manifest
+from crycli.predicting import Extras, Job
+from crycli.progress import Step
+from crycli.results import Results
 from crycli.windows import window_bounds
 
 RATE = 16_000
@@ -225,6 +230,58 @@ def test_each_output_that_is_asked_for_is_made(
         "night.png",
         "vectors.npz",
     ]
+
+
+@pytest.fixture
+def twins(tmp_path: Path) -> list[Path]:
+    """Two recordings of one name, in two folders."""
+    for number, name in enumerate(("one", "two")):
+        (tmp_path / name).mkdir()
+        soundfile.write(tmp_path / name / "x.wav", cry(300.0 * (number + 1), 4.0, seed=number), RATE)
+    return [tmp_path / "one" / "x.wav", tmp_path / "two" / "x.wav"]
+
+
+def pictures(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_no_picture_overwrites_another_whatever_the_excerpts_are(
+    bundle: Path, twins: list[Path], tmp_path: Path, crycli: Callable[..., Outcome]
+) -> None:
+    times = ["0,2", "0,2", "0,3", "0,4", "1,3", ","]
+    rows = [f"{path},{part}" for path in twins for part in times]
+    (tmp_path / "list.csv").write_text("\n".join(["path,start,end", *rows, ""]))
+    done = crycli("predict", tmp_path / "list.csv", "-m", bundle, "--plot", tmp_path / "plots")
+    assert done.code == 0, done.err
+    made = sorted(re.sub("-[0-9a-f]{8}", "-DIGEST", name) for name in pictures(tmp_path / "plots"))
+    endings = ["", "_0.000-2.000", "_0.000-3.000", "_0.000-4.000", "_1.000-3.000"]
+    assert made == sorted(f"x.wav-DIGEST{ending}.png" for ending in endings for _ in twins)
+
+
+def test_an_interruption_changes_neither_the_names_nor_the_content_of_pictures(
+    bundle: Path, twins: list[Path], tmp_path: Path
+) -> None:
+    def job(name: str, *, resume: bool = False) -> tuple[Job, Results]:
+        extras = Extras(plot=tmp_path / name)
+        job = Job(str(bundle), [Excerpt(path) for path in twins], "csv", extras=extras, resume=resume)
+        return job, job.open(tmp_path / f"{name}.csv")
+
+    whole, results = job("whole")
+    with results:
+        whole.run(results)
+
+    def stop(_: Step) -> None:
+        raise KeyboardInterrupt
+
+    broken, results = job("broken")
+    with pytest.raises(KeyboardInterrupt), results:
+        broken.run(results, stop)
+    assert len(pictures(tmp_path / "broken")) == 1
+    again, results = job("broken", resume=True)
+    with results:
+        again.run(results)
+    assert len(pictures(tmp_path / "broken")) == 2
+    assert pictures(tmp_path / "broken") == pictures(tmp_path / "whole")
 
 
 def test_a_table_shows_the_course_of_a_long_recording_and_vectors_are_written_beside_it(
