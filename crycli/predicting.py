@@ -5,23 +5,25 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TextIO
 
 from crycli import pcm
-from crycli.audio import Excerpt, as_excerpt
+from crycli.audio import Excerpt, Samples, as_excerpt
 from crycli.bundles import file_names, hash_files
 from crycli.checkpoint import Classifier
 from crycli.config import Config, PredictConfig
 from crycli.errors import ConfigError
 from crycli.events import Event, EventFinder, find_events
-from crycli.inference import Predictor, WindowPolicy, load_predictor
-from crycli.outputs import claim_folder, refuse_existing, refuse_unwritable, write_bytes
+from crycli.inference import Predictor, WindowPolicy, event_windows, load_predictor
+from crycli.outputs import check_file, claim_folder, open_output, write_bytes
 from crycli.predictions import Row, Windows, path_text, times_text
 from crycli.progress import OnStep, Step, silent
-from crycli.results import Results, StreamResults, open_results
+from crycli.results import Results, StreamResults, describe_events, open_results
 from crycli.segments import SafeNames, SegmentWriter
 from crycli.tables import Form, Kind, Layout, Sort
 
@@ -151,15 +153,30 @@ class Job:
             embeddings=self._extras.embeddings,
             sort=self.sort,
             sample_rate=classifier.sample_rate,
-            task=describe_task(classifier, self.predictor.policy, self._config) if wants_file else None,
+            task=self._describe() if wants_file else None,
             resume=self._resume,
             force=self._force,
         )
+
+    @property
+    def better_times(self) -> str | None:
+        """What to say where rows of events would tell the times better, as they are looked for in other windows."""
+        policy = self.predictor.policy
+        try:
+            own = event_windows(self.predictor.classifier, self._config.predict)
+        except ConfigError:  # is told where rows are events
+            return None
+        if self.layout.kind == "events" or own in (None, (policy.window_seconds, policy.hop_seconds)):
+            return None
+        return f"--events looks in windows of {own[0]:g} s, and tells the times better"
 
     def run(self, results: Results, on_step: OnStep = silent) -> Outcome:
         """Answer for the recordings that are left, each written as soon as it is answered."""
         outcome = Outcome(len(self.recordings), finished=results.finished)
         done = len(self.recordings) - len(results.remaining)
+        if self._watchers and results.remaining and self.better_times:
+            window = self.predictor.policy.window_seconds
+            logger.info("--segments and --plot look in windows of %g s; %s", window, self.better_times)
         answers = self.predictor.predict(results.remaining, embeddings=self.wants_vectors)
         for recording, answer in zip(results.remaining, answers, strict=True):
             if self._watchers and answer.windows is not None:
@@ -173,6 +190,14 @@ class Job:
             on_step(Step("predict", done, len(self.recordings), "recordings"))
         outcome.failed = results.failed
         return outcome
+
+    def _describe(self) -> dict[str, Any]:
+        """What must be the same for the job to be resumed; for segments and pictures what they depend on, too."""
+        policy = self.predictor.policy
+        task = describe_task(self.predictor.classifier, policy, self._config)
+        targets = {"segments": self._extras.segments, "plot": self._extras.plot}
+        given = {name: os.path.abspath(target) for name, target in targets.items() if target is not None}
+        return {**task, **given, **describe_events(policy.events)} if given else task
 
     def _watch(self, *, replace_files: bool) -> Iterator[Callable[[Excerpt, Windows, Sequence[Event]], object]]:
         segments, plot = self._extras.segments, self._extras.plot
@@ -196,8 +221,7 @@ class _Plots:
         self._target = target
         self._names = names
         if names is None:
-            refuse_existing(target, force=force)
-            refuse_unwritable(target)
+            check_file(target, force=force)
         else:
             claim_folder(target, force=force)
 
@@ -213,19 +237,20 @@ class _Plots:
         write_bytes(file, draw_timeline(Path(path).name, windows, self._predictor.labels, policy, events))
 
 
-def predict_live(name: str, source: BinaryIO, target: TextIO, form: Form, config: Config | None = None) -> None:
+def predict_live(name: str, source: BinaryIO, target: Path | TextIO, form: Form, config: Config | None = None) -> None:
     """Answer for sound while it comes, window by window, each row written as soon as its window is full.
 
     Args:
         name: see `inference.load_predictor`.
         source: 16-bit PCM as `predict.stream_rate` and `predict.stream_channels` say, or a wav stream.
-        target: for the rows: of windows, or of events as they end (`predict.rows`).
+        target: for the rows: of windows, or of events as they end (`predict.rows`). A file is made once sound comes.
         form: what the rows become; csv or jsonl.
         config: all settings.
 
     Raises:
         ConfigError: the form, the rows or an order do not go with what never ends.
         DataError: the source is of another kind.
+        OutputError: the file cannot be written.
     """
     config = config or Config()
     if form not in ("csv", "jsonl", "audacity"):
@@ -237,15 +262,16 @@ def predict_live(name: str, source: BinaryIO, target: TextIO, form: Form, config
         raise ConfigError("predict.rows: standard input has no end: use windows or events")
     predictor = load_predictor(name, config, for_events=kind == "events")
     layout = layout_for(predictor.classifier, predictor.policy, config.predict, kind)
-    with StreamResults([], layout, form, target, sample_rate=predictor.classifier.sample_rate) as results:
-        for rows in _live_rows(predictor, layout, source, config.predict):
+    rate, blocks = pcm.open_stream(source, config.predict.stream_rate, config.predict.stream_channels)
+    with (
+        open_output(target) if isinstance(target, Path) else nullcontext(target) as stream,
+        StreamResults([], layout, form, stream, sample_rate=predictor.classifier.sample_rate) as results,
+    ):
+        for rows in _live_rows(predictor, layout, rate, blocks):
             results.write_rows(rows)
 
 
-def _live_rows(
-    predictor: Predictor, layout: Layout, source: BinaryIO, predict: PredictConfig
-) -> Iterator[Iterable[Row]]:
-    rate, blocks = pcm.open_stream(source, predict.stream_rate, predict.stream_channels)
+def _live_rows(predictor: Predictor, layout: Layout, rate: int, blocks: Iterator[Samples]) -> Iterator[Iterable[Row]]:
     finder = EventFinder(predictor.labels, predictor.policy.events)
     for start, end, probabilities in predictor.live(blocks, rate):
         if layout.kind == "windows":
