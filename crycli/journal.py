@@ -211,4 +211,4 @@ def refuse_other_task(output: str, begun: Mapping[str, Any], now: Mapping[str, A
 
 def _short(value: Any) -> str:
     text = "not set" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return text if len(text) <= 60 else f"{text[:17]}...{text[-40:]}"  # paths differ at their ends
