@@ -620,13 +620,15 @@ def predict(
     sort: Annotated[str | None, typer.Option(help="input, path, label or confidence.")] = None,
     beside: Annotated[bool, typer.Option("--beside", help="Write a file beside each recording.")] = False,
     segments: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Cut the events out as wav files, by label.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Cut the events in the rows' windows out as wav files, by label."),
     ] = None,
     embeddings: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the pooled vectors: .npz, .csv or .parquet.")
     ] = None,
     plot: Annotated[
-        Path | None, typer.Option(metavar="PNG", help="Draw the timeline; for several recordings name a folder.")
+        Path | None,
+        typer.Option(metavar="PNG", help="Draw the timeline of the rows' windows; of several recordings: a folder."),
     ] = None,
     engine: Annotated[str | None, typer.Option(help="local or ray.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the output broke off.")] = False,
@@ -692,6 +694,7 @@ def _refuse_predict_flags(
         raise typer.BadParameter("takes the place of -o", param_hint="--beside")
     given = {"--segments": extras.segments, "--embeddings": extras.embeddings, "--plot": extras.plot}
     extra = next((flag for flag, value in given.items() if value is not None), "--beside" if beside else None)
+    _refuse_same({"-o": output, **given})
     if "-" in paths:
         if len(paths) > 1:
             raise typer.BadParameter("standard input is answered by itself: give no other PATH", param_hint="-")
@@ -704,6 +707,17 @@ def _refuse_predict_flags(
             raise typer.BadParameter("the engine ray writes a folder of parquet files: name it", param_hint="-o")
         if extra is not None:
             raise typer.BadParameter("is not for the engine ray", param_hint=extra)
+
+
+def _refuse_same(outputs: Mapping[str, str | Path | None]) -> None:
+    """Refuse outputs of which two are the same file or folder."""
+    flags: dict[str, str] = {}
+    for flag, path in outputs.items():
+        if path is None:
+            continue
+        other = flags.setdefault(os.path.realpath(path), flag)
+        if other != flag:
+            raise typer.BadParameter(f"and {other} are the same, {path}: give each a name of its own", param_hint=flag)
 
 
 def _predict_here(
@@ -742,9 +756,14 @@ def _predict_here(
     elif beside and form != "table":
         console.note(f"The answers are beside the recordings, each in NAME{BESIDE_ENDINGS[form]}.")
     for flag, made in (("segments", extras.segments), ("vectors", extras.embeddings), ("timelines", extras.plot)):
-        if made is not None:
+        if made is not None and _is_made(made):
             console.note(f"The {flag} are in {made}.")
     _exit_incomplete(outcome.failed, outcome.recordings, outcome.reasons)
+
+
+def _is_made(output: Path) -> bool:
+    """Whether there is a file, or a folder that holds something."""
+    return any(output.iterdir()) if output.is_dir() else output.exists()
 
 
 def _form(settings: Config, output: Path | None, *, beside: bool) -> Form | Literal["table"]:
@@ -784,7 +803,7 @@ def _exit_incomplete(failed: int, recordings: int, reasons: Sequence[tuple[str, 
 
 def _predict_live(model: str, output: str | None, settings: Config, *, force: bool) -> None:
     """Answer for standard input while it comes."""
-    from crycli.outputs import open_output, refuse_existing, refuse_unwritable
+    from crycli.outputs import check_file
     from crycli.predicting import predict_live
 
     if sys.stdin.isatty():
@@ -796,13 +815,9 @@ def _predict_live(model: str, output: str | None, settings: Config, *, force: bo
     form = _form(settings, file, beside=True)  # rows that come one by one make no table
     if form == "table":
         raise typer.BadParameter("rows that come one by one make no table", param_hint="--format")
-    if file is None:
-        predict_live(model, sys.stdin.buffer, sys.stdout, form, settings)
-        return
-    refuse_existing(file, force=force)
-    refuse_unwritable(file)
-    with open_output(file) as stream:
-        predict_live(model, sys.stdin.buffer, stream, form, settings)
+    if file is not None:
+        check_file(file, force=force)
+    predict_live(model, sys.stdin.buffer, file or sys.stdout, form, settings)
 
 
 def _predict_on_ray(

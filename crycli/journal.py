@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,7 +23,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         OutputError: it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = _temporary(path)
     try:
         yield temporary
         temporary.replace(path)
@@ -30,6 +32,19 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def is_name_too_long(path: Path) -> bool:
+    """Whether the file system has no room for the names that `replacing` needs."""
+    try:
+        os.lstat(_temporary(path))
+    except OSError as error:
+        return error.errno == errno.ENAMETOOLONG
+    return False
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.tmp")
 
 
 class Journal:
@@ -196,4 +211,4 @@ def refuse_other_task(output: str, begun: Mapping[str, Any], now: Mapping[str, A
 
 def _short(value: Any) -> str:
     text = "not set" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return text if len(text) <= 60 else f"{text[:17]}...{text[-40:]}"  # paths differ at their ends

@@ -62,8 +62,11 @@ def make_folder(path: Path) -> None:
         raise OutputError(f"cannot write to {path}: permission denied: name another output")
 
 
-def refuse_unwritable(path: Path) -> None:
-    """Raise `OutputError` where a file cannot be created because its folder is missing or read-only."""
+def check_file(path: Path, *, force: bool) -> None:
+    """Raise `OutputError` where an output file exists and may not be replaced, or cannot be written."""
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder and the output is a file: name another output")
+    refuse_existing(path, force=force)
     if not path.parent.is_dir():
         raise OutputError(f"cannot write {path}: no folder {path.parent}")
     if not os.access(path.parent, os.W_OK | os.X_OK):

@@ -5,24 +5,26 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TextIO
 
 from crycli import pcm
-from crycli.audio import Excerpt
+from crycli.audio import Excerpt, Samples, as_excerpt
 from crycli.bundles import file_names, hash_files
 from crycli.checkpoint import Classifier
 from crycli.config import Config, PredictConfig
 from crycli.errors import ConfigError
 from crycli.events import Event, EventFinder, find_events
-from crycli.inference import Predictor, WindowPolicy, load_predictor
-from crycli.outputs import claim_folder, refuse_existing, refuse_unwritable, write_bytes
-from crycli.predictions import Prediction, Row, path_text
+from crycli.inference import Predictor, WindowPolicy, event_windows, load_predictor
+from crycli.outputs import check_file, claim_folder, open_output, write_bytes
+from crycli.predictions import Row, Windows, path_text, times_text
 from crycli.progress import OnStep, Step, silent
-from crycli.results import Results, StreamResults, open_results
-from crycli.segments import SegmentWriter, safe_name
+from crycli.results import Results, StreamResults, describe_events, open_results
+from crycli.segments import SafeNames, SegmentWriter
 from crycli.tables import Form, Kind, Layout, Sort
 
 NAMED_FAILURES = 10  # recordings; the rows name them all
@@ -151,20 +153,36 @@ class Job:
             embeddings=self._extras.embeddings,
             sort=self.sort,
             sample_rate=classifier.sample_rate,
-            task=describe_task(classifier, self.predictor.policy, self._config) if wants_file else None,
+            task=self._describe() if wants_file else None,
             resume=self._resume,
             force=self._force,
         )
+
+    @property
+    def better_times(self) -> str | None:
+        """What to say where rows of events would tell the times better, as they are looked for in other windows."""
+        policy = self.predictor.policy
+        try:
+            own = event_windows(self.predictor.classifier, self._config.predict)
+        except ConfigError:  # is told where rows are events
+            return None
+        if self.layout.kind == "events" or own in (None, (policy.window_seconds, policy.hop_seconds)):
+            return None
+        return f"--events looks in windows of {own[0]:g} s, and tells the times better"
 
     def run(self, results: Results, on_step: OnStep = silent) -> Outcome:
         """Answer for the recordings that are left, each written as soon as it is answered."""
         outcome = Outcome(len(self.recordings), finished=results.finished)
         done = len(self.recordings) - len(results.remaining)
-        for answer in self.predictor.predict(results.remaining, embeddings=self.wants_vectors):
+        if self._watchers and results.remaining and self.better_times:
+            window = self.predictor.policy.window_seconds
+            logger.info("--segments and --plot look in windows of %g s; %s", window, self.better_times)
+        answers = self.predictor.predict(results.remaining, embeddings=self.wants_vectors)
+        for recording, answer in zip(results.remaining, answers, strict=True):
             if self._watchers and answer.windows is not None:
                 events = find_events(answer.windows, self.predictor.labels, self.predictor.policy.events)
                 for watch in self._watchers:
-                    watch(answer, events)
+                    watch(as_excerpt(recording), answer.windows, events)
             results.write(answer)  # last: what a killed run had not written is then done again
             if answer.error and results.rows_name_errors and len(outcome.reasons) < NAMED_FAILURES:
                 outcome.reasons.append((path_text(answer.path), answer.error))
@@ -173,66 +191,66 @@ class Job:
         outcome.failed = results.failed
         return outcome
 
-    def _watch(self, *, replace_files: bool) -> Iterator[Callable[[Prediction, Sequence[Event]], object]]:
+    def _describe(self) -> dict[str, Any]:
+        """What must be the same for the job to be resumed; for segments and pictures what they depend on, too."""
+        policy = self.predictor.policy
+        task = describe_task(self.predictor.classifier, policy, self._config)
+        targets = {"segments": self._extras.segments, "plot": self._extras.plot}
+        given = {name: os.path.abspath(target) for name, target in targets.items() if target is not None}
+        return {**task, **given, **describe_events(policy.events)} if given else task
+
+    def _watch(self, *, replace_files: bool) -> Iterator[Callable[[Excerpt, Windows, Sequence[Event]], object]]:
         segments, plot = self._extras.segments, self._extras.plot
         if segments is not None:
             limits = self._config.limits.to_limits()
             writer = SegmentWriter(segments, self.recordings, limits, force=replace_files)
-            yield lambda answer, events: writer.write(answer.path, events)
+            yield lambda excerpt, _, events: writer.write(excerpt.path, events)
         if plot is not None:
             several = plot.suffix.lower() != ".png"
             if not several and len(self.recordings) > 1:
                 raise ConfigError(f"--plot: {plot} is one picture, and there are several recordings: name a folder")
-            yield _Plots(self.predictor, plot, several=several, force=replace_files).write
+            names = SafeNames(self.recordings, lambda path: path.name) if several else None
+            yield _Plots(self.predictor, plot, names, force=replace_files).write
 
 
 class _Plots:
-    """Timelines: one file for one recording, else a file each in a folder."""
+    """Timelines: one file without `names`, else NAME.png in a folder, for an excerpt NAME_START-END.png."""
 
-    def __init__(self, predictor: Predictor, target: Path, *, several: bool, force: bool) -> None:
+    def __init__(self, predictor: Predictor, target: Path, names: SafeNames | None, *, force: bool) -> None:
         self._predictor = predictor
-        self._several = several
         self._target = target
-        self._taken: set[str] = set()
-        if several:
-            claim_folder(target, force=force)
+        self._names = names
+        if names is None:
+            check_file(target, force=force)
         else:
-            refuse_existing(target, force=force)
-            refuse_unwritable(target)
+            claim_folder(target, force=force)
 
-    def write(self, answer: Prediction, events: Sequence[Event]) -> None:
+    def write(self, excerpt: Excerpt, windows: Windows, events: Sequence[Event]) -> None:
         from crycli.figures import draw_timeline  # matplotlib, which a machine that only predicts need not have
 
-        if answer.windows is None:
-            return
-        title = Path(path_text(answer.path)).name
+        path = path_text(excerpt.path)
         policy = self._predictor.policy.events
-        picture = draw_timeline(title, answer.windows, self._predictor.labels, policy, events)
-        write_bytes(self._file(answer) if self._several else self._target, picture)
-
-    def _file(self, answer: Prediction) -> Path:
-        name = safe_name(Path(path_text(answer.path)).name)
-        if answer.start or name in self._taken:
-            name = f"{name}_{answer.start or 0.0:.3f}"
-        if name in self._taken:  # of another folder
-            name = f"{name}-{hashlib.sha256(path_text(answer.path).encode()).hexdigest()[:8]}"
-        self._taken.add(name)
-        return self._target / f"{name}.png"
+        file = self._target
+        if self._names is not None:
+            times = times_text(excerpt)
+            file /= f"{self._names.of(path)}{times and f'_{times}'}.png"
+        write_bytes(file, draw_timeline(Path(path).name, windows, self._predictor.labels, policy, events))
 
 
-def predict_live(name: str, source: BinaryIO, target: TextIO, form: Form, config: Config | None = None) -> None:
+def predict_live(name: str, source: BinaryIO, target: Path | TextIO, form: Form, config: Config | None = None) -> None:
     """Answer for sound while it comes, window by window, each row written as soon as its window is full.
 
     Args:
         name: see `inference.load_predictor`.
         source: 16-bit PCM as `predict.stream_rate` and `predict.stream_channels` say, or a wav stream.
-        target: for the rows: of windows, or of events as they end (`predict.rows`).
+        target: for the rows: of windows, or of events as they end (`predict.rows`). A file is made once sound comes.
         form: what the rows become; csv or jsonl.
         config: all settings.
 
     Raises:
         ConfigError: the form, the rows or an order do not go with what never ends.
         DataError: the source is of another kind.
+        OutputError: the file cannot be written.
     """
     config = config or Config()
     if form not in ("csv", "jsonl", "audacity"):
@@ -244,15 +262,16 @@ def predict_live(name: str, source: BinaryIO, target: TextIO, form: Form, config
         raise ConfigError("predict.rows: standard input has no end: use windows or events")
     predictor = load_predictor(name, config, for_events=kind == "events")
     layout = layout_for(predictor.classifier, predictor.policy, config.predict, kind)
-    with StreamResults([], layout, form, target, sample_rate=predictor.classifier.sample_rate) as results:
-        for rows in _live_rows(predictor, layout, source, config.predict):
+    rate, blocks = pcm.open_stream(source, config.predict.stream_rate, config.predict.stream_channels)
+    with (
+        open_output(target) if isinstance(target, Path) else nullcontext(target) as stream,
+        StreamResults([], layout, form, stream, sample_rate=predictor.classifier.sample_rate) as results,
+    ):
+        for rows in _live_rows(predictor, layout, rate, blocks):
             results.write_rows(rows)
 
 
-def _live_rows(
-    predictor: Predictor, layout: Layout, source: BinaryIO, predict: PredictConfig
-) -> Iterator[Iterable[Row]]:
-    rate, blocks = pcm.open_stream(source, predict.stream_rate, predict.stream_channels)
+def _live_rows(predictor: Predictor, layout: Layout, rate: int, blocks: Iterator[Samples]) -> Iterator[Iterable[Row]]:
     finder = EventFinder(predictor.labels, predictor.policy.events)
     for start, end, probabilities in predictor.live(blocks, rate):
         if layout.kind == "windows":

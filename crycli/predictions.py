@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from crycli.audio import Location
+from crycli.audio import Excerpt, Location
 
 COLUMNS = ("path", "start", "end", "label", "confidence", "error")
 TIME_COLUMNS = frozenset({"start", "end", "peak_at"})  # s
@@ -74,6 +74,14 @@ def columns(labels: Sequence[str]) -> list[str]:
 def path_text(path: Location) -> str:
     """A path or URL as text; what is no UTF-8 in a file's name is escaped."""
     return str(path).encode("utf-8", "backslashreplace").decode()
+
+
+def times_text(excerpt: Excerpt) -> str:
+    """START-END in seconds to the millisecond, without END where it is that of the recording; empty for the whole."""
+    if excerpt.start is None and excerpt.end is None:
+        return ""
+    end = "" if excerpt.end is None else f"{excerpt.end:.3f}"
+    return f"{excerpt.start or 0.0:.3f}-{end}"
 
 
 def to_row(prediction: Prediction, labels: Sequence[str]) -> dict[str, str]:

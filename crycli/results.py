@@ -17,21 +17,24 @@ from typing import Any, Literal, Self, TextIO
 from crycli import __version__
 from crycli.audio import SAMPLE_RATE, Excerpt, Location, as_excerpt
 from crycli.errors import ConfigError, OutputError
-from crycli.journal import Journal, replacing
-from crycli.outputs import refuse_existing, refuse_unwritable
-from crycli.predictions import Prediction, Row, path_text
+from crycli.events import EventPolicy
+from crycli.journal import Journal, is_name_too_long, replacing
+from crycli.outputs import check_file, refuse_existing
+from crycli.predictions import Prediction, Row, path_text, times_text
 from crycli.tables import (
     Form,
     Layout,
     Sort,
-    count_errors,
+    path_cell,
+    read_outcomes,
+    refuse_other_columns,
     require_pyarrow,
     sort_rows,
     sorted_rows,
     text_form,
     write_parquet,
 )
-from crycli.vectors import raw_vector, vector_form, write_vectors
+from crycli.vectors import raw_vector, read_paths, vector_form, write_vectors
 
 BESIDE_ENDINGS: dict[Form, str] = {
     "csv": ".crycli.csv",
@@ -149,14 +152,18 @@ def describe_recordings(recordings: Sequence[Location | Excerpt]) -> dict[str, A
 
 def describe_layout(layout: Layout) -> dict[str, Any]:
     """What rows depend on, for JSON."""
-    events = layout.events if layout.kind == "events" else None
     return {
         "rows": layout.kind,
         "labels": list(layout.labels),
         "top_k": layout.top_k,
         "threshold": layout.unsure_below,
-        "events": None if events is None else asdict(events),
+        **(describe_events(layout.events) if layout.events is not None and layout.kind == "events" else {}),
     }
+
+
+def describe_events(policy: EventPolicy) -> dict[str, Any]:
+    """What events depend on, for JSON, by the names of the settings."""
+    return {f"event_{name}": value for name, value in asdict(policy).items()}
 
 
 def _tell(prediction: Prediction, form: Form) -> None:
@@ -247,10 +254,10 @@ class FileResults(Results):
         self._vector_files = [] if embeddings is None else [_partial(embeddings), _partial(embeddings, ".rows")]
         self.remaining = ()
         progress = _progress_file(targets)
-        self.finished = resume and not progress.exists() and all(path.exists() for path in targets)
+        self.finished = resume and not progress.exists() and all(path.is_file() for path in targets)
         if self.finished:
+            self.failed = self._check_finished([path_text(as_excerpt(recording).path) for recording in recordings])
             self._remove_partials()
-            self.failed = 0 if output is None else count_errors(output, form)
             return
         refuse_taken(targets, resume=resume, force=force)
         whole_task = {**_describe(recordings, layout, form, sort, embeddings), **(task or {})}
@@ -298,6 +305,21 @@ class FileResults(Results):
         self._journal.commit(failed=bool(prediction.error), state=self._text.state)
         self.failed = self._journal.failed
 
+    def _check_finished(self, paths: Sequence[str]) -> int:
+        """Refuse what was made of other recordings or has other columns; gives how many have no answer."""
+        failed = 0
+        if self._output is not None:
+            refuse_other_columns(self._output, self._form, self._layout.columns)
+            there, failed = read_outcomes(self._output, self._form)
+            wanted = [path_cell(self._form, path) for path in paths]
+            each = self._layout.kind != "events" and self.rows_name_errors  # else there may be recordings without rows
+            _refuse_others(self._output, there, wanted, each=each)
+        if self._embeddings is not None:
+            with_vector = read_paths(self._embeddings)
+            _refuse_others(self._embeddings, set(with_vector), paths, each=False)
+            failed = max(failed, len(paths) - len(with_vector))
+        return failed
+
     def _write_all(self, file: Path) -> None:
         rows = sorted_rows(self._grows[0], self._sort)
         if self._form == "parquet":
@@ -313,8 +335,22 @@ class FileResults(Results):
             file.unlink(missing_ok=True)
 
 
+def _refuse_others(file: Path, there: set[str], wanted: Sequence[str], *, each: bool) -> None:
+    """Raise `ConfigError` where a finished file is of other recordings; with `each`, where it lacks one, too."""
+    found = {
+        "more": sorted(there.difference(wanted)),
+        "missing": [path for path in wanted if path not in there] if each else [],
+    }
+    differences = [f"{len(paths):,} {what}, such as {paths[0]}" for what, paths in found.items() if paths]
+    if differences:
+        raise ConfigError(
+            f"cannot resume {file}: it is finished, and of other recordings ({'; '.join(differences)}): "
+            f"name another output, or start anew with --force"
+        )
+
+
 def _partial(file: Path, part: str = "") -> Path:
-    return file.with_name(f".{file.name}{part}.partial")
+    return file.parent / f".{file.name}{part}.partial"
 
 
 def _chunks(lines: Iterable[str]) -> Iterator[str]:
@@ -329,7 +365,7 @@ def _chunks(lines: Iterable[str]) -> Iterator[str]:
 
 
 def _progress_file(targets: Sequence[Path]) -> Path:
-    return targets[0].with_name(f"{targets[0].name}.progress")
+    return targets[0].parent / f"{targets[0].name}.progress"
 
 
 def refuse_taken(targets: Sequence[Path], *, resume: bool, force: bool) -> None:
@@ -338,11 +374,10 @@ def refuse_taken(targets: Sequence[Path], *, resume: bool, force: bool) -> None:
     for path in targets:
         if path.exists() and not path.is_file() and not path.is_dir():  # it could not be gone on with
             raise OutputError(f"{path} is a device or a pipe: leave -o out, and redirect standard output to it")
-        if not (resume and progress.exists()):
-            if progress.exists() and not force:
-                raise OutputError(f"{path} is unfinished: go on with --resume, or start anew with --force")
-            refuse_existing(path, force=force)
-        refuse_unwritable(path)
+        going_on = resume and progress.exists()
+        if progress.exists() and not going_on and not force:
+            raise OutputError(f"{path} is unfinished: go on with --resume, or start anew with --force")
+        check_file(path, force=force or going_on)
 
 
 def _describe(
@@ -377,11 +412,16 @@ class BesideResults(Results):
         self._layout = layout
         self._form: Form = form
         self._sample_rate = sample_rate
-        pairs = [(recording, _beside(recording, form)) for recording in recordings]
-        if resume:
-            pairs = [(recording, file) for recording, file in pairs if not file.exists()]
-        for _, file in pairs:
-            refuse_existing(file, force=force)
+        pairs: list[tuple[Location | Excerpt, Path]] = []
+        for recording in recordings:
+            file = _beside(recording, form)
+            if is_name_too_long(file):
+                self._fail(as_excerpt(recording).path, "nothing is written beside it: the name would be too long")
+            elif resume and file.exists():
+                refuse_other_columns(file, form, layout.columns)
+            else:
+                refuse_existing(file, force=force)
+                pairs.append((recording, file))
         self.remaining = [recording for recording, _ in pairs]
         self.finished = resume and not pairs
         self._files = deque(file for _, file in pairs)
@@ -393,8 +433,7 @@ class BesideResults(Results):
         """See `Results`."""
         file = self._files.popleft()
         if prediction.error:
-            self.failed += 1
-            logger.warning("%s: %s", path_text(prediction.path), prediction.error)
+            self._fail(prediction.path, prediction.error)
             return
         rows = self._layout.rows(prediction)
         with replacing(file) as temporary:
@@ -406,6 +445,10 @@ class BesideResults(Results):
                 stream.write(text.header)
                 stream.writelines(text.lines(rows, prediction.end))
 
+    def _fail(self, path: Location, reason: str) -> None:
+        self.failed += 1
+        logger.warning("%s: %s", path_text(path), reason)
+
 
 def _beside(recording: Location | Excerpt, form: Form) -> Path:
     """NAME.wav.crycli.csv; for an excerpt NAME.wav.1.000-2.500.crycli.csv."""
@@ -413,8 +456,5 @@ def _beside(recording: Location | Excerpt, form: Form) -> Path:
     if "://" in str(excerpt.path):
         raise ConfigError(f"--beside: nothing can be written beside {excerpt.path}: name a file with -o")
     path = Path(excerpt.path)
-    times = ""
-    if excerpt.start is not None or excerpt.end is not None:
-        end = "" if excerpt.end is None else f"{excerpt.end:.3f}"
-        times = f".{excerpt.start or 0.0:.3f}-{end}"
-    return path.with_name(f"{path.name}{times}{BESIDE_ENDINGS[form]}")
+    times = times_text(excerpt)
+    return path.with_name(f"{path.name}{times and f'.{times}'}{BESIDE_ENDINGS[form]}")

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePath
 
 from crycli import audio, remote
 from crycli.audio import Excerpt, Location, as_excerpt
 from crycli.errors import AudioError
 from crycli.events import Event
-from crycli.journal import replacing
 from crycli.limits import Limits
-from crycli.outputs import claim_folder, make_folder
+from crycli.outputs import claim_folder, make_folder, write_bytes
 from crycli.predictions import path_text
 
 LONGEST_NAME = 160  # bytes; with two digests and the times 202, and most file systems take 255
@@ -50,8 +50,7 @@ class SegmentWriter:
     ) -> None:
         self._folder = claim_folder(folder, force=force)
         self._limits = limits
-        paths = {path_text(as_excerpt(recording).path) for recording in recordings}
-        self._stems = Counter(_stem(path).casefold() for path in paths)
+        self._names = SafeNames(recordings, lambda path: path.stem)
 
     def write(self, path: Location, events: Sequence[Event]) -> list[Path]:
         """Cut out the events of a recording; returns the files. What cannot be decoded any more is left out."""
@@ -69,21 +68,34 @@ class SegmentWriter:
         import soundfile
 
         recording = audio.decode(local, event.start, event.end, self._limits)
-        file = self._folder / safe_name(event.label) / f"{self._name(path)}_{event.start:.3f}-{event.end:.3f}.wav"
+        name = f"{self._names.of(path)}_{event.start:.3f}-{event.end:.3f}.wav"
+        file = self._folder / safe_name(event.label) / name
         make_folder(file.parent)
-        with replacing(file) as temporary:
-            soundfile.write(temporary, recording.samples, recording.sample_rate, "PCM_16", format="WAV")
+        content = io.BytesIO()  # libsndfile itself would report a full disk as no OSError
+        soundfile.write(content, recording.samples, recording.sample_rate, "PCM_16", format="WAV")
+        write_bytes(file, content.getvalue())
         return file
 
-    def _name(self, path: str) -> str:
-        stem = _stem(path)
-        if self._stems[stem.casefold()] <= 1:
-            return safe_name(stem)
-        return f"{safe_name(stem)}-{_digest(path)}"
 
+class SafeNames:
+    """Names for what is made of recordings, the same in whatever order they come.
 
-def _stem(path: str) -> str:
-    return PurePath(path).stem
+    Args:
+        recordings: all that may come. Of those with the same name each is told by a digest of its path.
+        name: of a path, without its folder.
+    """
+
+    def __init__(self, recordings: Iterable[Location | Excerpt], name: Callable[[PurePath], str]) -> None:
+        self._name = name
+        paths = {path_text(as_excerpt(recording).path) for recording in recordings}
+        self._recordings = Counter(name(PurePath(path)).casefold() for path in paths)
+
+    def of(self, path: str) -> str:
+        """The name for a recording, whose path is given as by `path_text`; see `safe_name`."""
+        name = self._name(PurePath(path))
+        if self._recordings[name.casefold()] <= 1:
+            return safe_name(name)
+        return f"{safe_name(name)}-{_digest(path)}"
 
 
 def safe_name(text: str) -> str:

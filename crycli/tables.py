@@ -7,10 +7,12 @@ import json
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -44,6 +46,7 @@ RAVEN_COLUMNS = (
     *("Selection", "View", "Channel", "Begin Time (s)", "End Time (s)", "Low Freq (Hz)", "High Freq (Hz)"),
     *("Begin Path", "Begin File", "File Offset (s)", "Label", "Peak"),
 )
+NAMED_COLUMNS = 3  # of those that differ
 ROWS_AT_ONCE = 10_000  # of parquet, in memory; about 5 MB with ten labels
 
 
@@ -235,7 +238,7 @@ class RavenSelections(TextForm):
             peak = row.get("peak", row.get("confidence"))
             cells = (
                 *(str(number + 1), "Spectrogram 1", "1", f"{before + start:.6f}", f"{before + end:.6f}"),
-                *("0.0", self._high, _one_line(path if "://" in path else os.path.abspath(path))),
+                *("0.0", self._high, path_cell("raven", path)),
                 *(_one_line(os.path.basename(path)), f"{start:.6f}", _one_line(row["label"]), cell_text("peak", peak)),
             )
             yield "\t".join(cells) + "\n"
@@ -301,25 +304,100 @@ def _parquet_type(name: str) -> pyarrow.DataType:
     return pyarrow.int64() if name == "rank" else pyarrow.float64()
 
 
-def count_errors(file: Path, form: Form) -> int:
-    """How many rows of a finished file say why a recording has no answer; Audacity's and Raven's never do.
+@contextmanager
+def reading_back(file: Path) -> Iterator[None]:
+    """Raise `OutputError` where a finished file turns out to be damaged, or another one."""
+    try:
+        yield
+    except (OSError, EOFError, ValueError, LookupError, TypeError, csv.Error, BadZipFile) as error:
+        raise OutputError(f"{file} is not what was written, and cannot be read: make it anew with --force") from error
+
+
+def refuse_other_columns(file: Path, form: Form, names: Sequence[str]) -> None:
+    """Raise where a finished file has other columns than rows have.
+
+    Raises:
+        ConfigError: it does; the message shows the difference.
+        OutputError: it is damaged.
+    """
+    wanted = RAVEN_COLUMNS if form == "raven" else names
+    with reading_back(file):
+        there = _columns(file, form)
+    if there is None or there == list(wanted):
+        return
+    lacks, has = set(wanted).difference(there), set(there).difference(wanted)
+    named = (("lacks", lacks), ("has", has))
+    differences = [f"{what} {', '.join(sorted(some)[:NAMED_COLUMNS])}" for what, some in named if some]
+    raise ConfigError(
+        f"cannot resume {file}: it is finished, and has other columns than this task "
+        f"({' and '.join(differences) or 'another order'}): name another output, or start anew with --force"
+    )
+
+
+def _columns(file: Path, form: Form) -> list[str] | None:
+    """The columns of a finished file; None where it does not name them."""
+    if form == "parquet":
+        require_pyarrow()
+        import pyarrow.parquet
+
+        return list(pyarrow.parquet.ParquetFile(file).schema_arrow.names)
+    with file.open(encoding="utf-8", newline="") as stream:
+        if form == "csv":
+            return next(csv.reader(stream), [])
+        first = stream.readline()
+    if form == "raven":
+        return first.rstrip("\n").split("\t")
+    if form == "jsonl":
+        return list(json.loads(first)) if first else None
+    if first:
+        start, end, _ = first.split("\t")
+        float(start), float(end)
+    return None
+
+
+def read_outcomes(file: Path, form: Form) -> tuple[set[str], int]:
+    """Of a finished file: the recordings that it has rows of, and how many rows say why there is no answer.
+
+    The paths are as `path_cell` gives them. Audacity's rows name no recordings, and Raven's never say why.
 
     Raises:
         OutputError: the file is damaged.
     """
-    try:
-        if form == "parquet":
-            require_pyarrow()
-            import pyarrow.parquet
+    paths: set[str] = set()
+    failed = 0
+    with reading_back(file):
+        for path, error in _outcomes(file, form):
+            paths.add(path)
+            failed += bool(error)
+    return paths, failed
 
-            batches = pyarrow.parquet.ParquetFile(file).iter_batches(columns=["error"])
-            return sum(bool(error) for batch in batches for error in batch["error"].to_pylist())
-        with file.open(encoding="utf-8", newline="") as stream:
-            if form == "csv":
-                return sum(bool(row["error"]) for row in csv.DictReader(stream))
-            return sum(bool(json.loads(line)["error"]) for line in stream) if form == "jsonl" else 0
-    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
-        raise OutputError(f"{file} is not what was written, and cannot be read: make it anew with --force") from error
+
+def _outcomes(file: Path, form: Form) -> Iterator[tuple[str, str]]:
+    """The path and the error of each row."""
+    if form == "parquet":
+        import pyarrow.parquet
+
+        for batch in pyarrow.parquet.ParquetFile(file).iter_batches(columns=["path", "error"]):
+            yield from zip(batch["path"].to_pylist(), batch["error"].to_pylist(), strict=True)
+        return
+    with file.open(encoding="utf-8", newline="") as stream:
+        if form == "csv":
+            for row in csv.DictReader(stream):
+                yield row["path"], row["error"]
+        elif form == "jsonl":
+            for line in stream:
+                row = json.loads(line)
+                yield row["path"], row["error"]
+        elif form == "raven":
+            for row in csv.DictReader(stream, delimiter="\t", quoting=csv.QUOTE_NONE):
+                yield row["Begin Path"], ""
+
+
+def path_cell(form: Form, path: str) -> str:
+    """How the rows of a form name a recording."""
+    if form != "raven":
+        return path
+    return _one_line(path if "://" in path else os.path.abspath(path))
 
 
 def sort_rows(rows: Iterable[Row], sort: Sort) -> list[Row]:

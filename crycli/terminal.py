@@ -35,6 +35,7 @@ class TableResults(Results):
 
     def __init__(self, job: Job, vectors: Results | None = None) -> None:
         self.remaining = job.recordings if vectors is None else vectors.remaining
+        self.failed = 0 if vectors is None else vectors.failed
         self.finished = vectors is not None and vectors.finished
         self._vectors = vectors
         self._job = job
@@ -81,9 +82,8 @@ class TableResults(Results):
         more = len(events) - len(lines)
         if more:
             lines.append(f"and {more:,} more: --events lists them")
-        own = self._job.predictor.classifier.events.get("window")
-        if lines and own is not None:
-            lines.append(f"--events looks in windows of {own:g} s, and tells the times better")
+        if lines and self._job.better_times:
+            lines.append(self._job.better_times)
         return lines
 
     def _deserves_timeline(self, windows: Windows) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Iterator
 from itertools import islice
@@ -14,7 +15,7 @@ import numpy.typing as npt
 from crycli.errors import ConfigError
 from crycli.outputs import csv_line
 from crycli.predictions import Prediction, cell_text, path_text
-from crycli.tables import require_pyarrow
+from crycli.tables import reading_back, require_pyarrow
 
 VectorForm = Literal["npz", "csv", "parquet"]
 
@@ -80,6 +81,31 @@ def write_vectors(target: Path, form: VectorForm, vectors: Path, rows: Path) -> 
         _write_csv(target, values, rows)
     else:
         _write_parquet(target, values, rows)
+
+
+def read_paths(file: Path) -> list[str]:
+    """The recordings that a finished file holds vectors of.
+
+    Raises:
+        ConfigError: parquet is asked for and pyarrow not installed.
+        OutputError: the file is damaged, or another one.
+    """
+    form = vector_form(file)
+    with reading_back(file):
+        if form == "npz":
+            with np.load(file, allow_pickle=False) as arrays:
+                return [str(path) for path in arrays["path"]]
+        if form == "csv":
+            with file.open(encoding="utf-8", newline="") as stream:
+                rows = csv.reader(stream)
+                if tuple(next(rows)[: len(COLUMNS)]) != COLUMNS:
+                    raise ValueError("the columns are other ones")
+                return [row[0] for row in rows]
+        require_pyarrow()
+        import pyarrow.parquet
+
+        batches = pyarrow.parquet.ParquetFile(file).iter_batches(columns=["path"])
+        return [path for batch in batches for path in batch["path"].to_pylist()]
 
 
 def _batches(rows: Path) -> Iterator[list[list[Any]]]:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -20,10 +21,15 @@ import soundfile
 from conftest import Outcome, cry, interruptible, settings
 from safetensors.torch import load_file, save_file
 
+from crycli.audio import Excerpt
+from crycli.errors import ConfigError
 from crycli.events import DEFAULT_ONSET
 from crycli.exporting import export_bundle
 from crycli.inference import load_predictor
 from crycli.manifest import Clip, write_manifest
+from crycli.predicting import Extras, Job
+from crycli.progress import Step
+from crycli.results import Results
 from crycli.windows import window_bounds
 
 RATE = 16_000
@@ -144,8 +150,10 @@ def test_the_windows_of_events_are_for_events_alone_and_those_that_are_asked_for
     rows = read(crycli("predict", night, "-m", finder, "--windows").out)
     assert (float(rows[0]["end"]), float(rows[1]["start"])) == (4.0, 2.0)
     better = "--events looks in windows of 1 s, and tells the times better"
-    for model, told_so in ((finder, True), (bundle, False)):
-        shown = crycli("predict", night, "-m", model, "--window", 1, "--format", "table").out
+    lower = ["--set", "predict.event_onset=0.5"]
+    one = ["--window", 1]  # asked for, it is that of events too
+    for model, flags, told_so in ((finder, [], True), (finder, one, False), (bundle, one, False)):
+        shown = crycli("predict", night, "-m", model, "--format", "table", *lower, *flags).out
         assert (" to 0:00:" in shown, better in shown) == (True, told_so)
     asked = ["--events", "--window", 2, "--hop", 1]
     assert crycli("predict", night, "-m", finder, *asked).out == crycli("predict", night, "-m", bundle, *asked).out
@@ -158,6 +166,17 @@ def test_the_windows_of_events_are_for_events_alone_and_those_that_are_asked_for
     assert (hopping.window_seconds, hopping.hop_seconds) == (10.0, 1.5)
     done = crycli("predict", night, "-m", finder, "--events", "--set", "predict.event_hop=1.5")
     assert (done.code, "predict.event_hop: 1.5 s is longer than the window of 1 s" in done.err) == (1, True)
+
+
+def test_whoever_cuts_events_out_is_told_where_their_times_would_be_better(
+    finder: Path, bundle: Path, night: Path, tmp_path: Path, crycli: Callable[..., Outcome]
+) -> None:
+    told = "--segments and --plot look in windows of 4 s; --events looks in windows of 1 s, and tells the times better"
+    for number, (model, flags, times) in enumerate(((finder, [], 1), (finder, ["--events"], 0), (bundle, [], 0))):
+        for extra in ("--segments", "--plot"):
+            done = crycli("predict", night, "-m", model, *flags, extra, tmp_path / f"{number}{extra}")
+            assert (done.code, done.err.count(told)) == (0, times)
+    assert told not in crycli("predict", night, "-m", finder, "--embeddings", tmp_path / "v.npz").err
 
 
 def test_a_window_is_answered_as_a_recording_of_it_alone(bundle: Path, night: Path, tmp_path: Path) -> None:
@@ -225,6 +244,129 @@ def test_each_output_that_is_asked_for_is_made(
         "night.png",
         "vectors.npz",
     ]
+
+
+@pytest.fixture
+def twins(tmp_path: Path) -> list[Path]:
+    """Two recordings of one name, in two folders."""
+    for number, name in enumerate(("one", "two")):
+        (tmp_path / name).mkdir()
+        soundfile.write(tmp_path / name / "x.wav", cry(300.0 * (number + 1), 4.0, seed=number), RATE)
+    return [tmp_path / "one" / "x.wav", tmp_path / "two" / "x.wav"]
+
+
+def pictures(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_no_picture_overwrites_another_whatever_the_excerpts_are(
+    bundle: Path, twins: list[Path], tmp_path: Path, crycli: Callable[..., Outcome]
+) -> None:
+    times = ["0,2", "0,2", "0,3", "0,4", "1,3", ","]
+    rows = [f"{path},{part}" for path in twins for part in times]
+    (tmp_path / "list.csv").write_text("\n".join(["path,start,end", *rows, ""]))
+    done = crycli("predict", tmp_path / "list.csv", "-m", bundle, "--plot", tmp_path / "plots")
+    assert done.code == 0, done.err
+    made = sorted(re.sub("-[0-9a-f]{8}", "-DIGEST", name) for name in pictures(tmp_path / "plots"))
+    endings = ["", "_0.000-2.000", "_0.000-3.000", "_0.000-4.000", "_1.000-3.000"]
+    assert made == sorted(f"x.wav-DIGEST{ending}.png" for ending in endings for _ in twins)
+
+
+def test_an_interruption_changes_neither_the_names_nor_the_content_of_pictures(
+    bundle: Path, twins: list[Path], tmp_path: Path
+) -> None:
+    def job(name: str, *, resume: bool = False) -> tuple[Job, Results]:
+        extras = Extras(plot=tmp_path / name)
+        job = Job(str(bundle), [Excerpt(path) for path in twins], "csv", extras=extras, resume=resume)
+        return job, job.open(tmp_path / f"{name}.csv")
+
+    whole, results = job("whole")
+    with results:
+        whole.run(results)
+
+    def stop(_: Step) -> None:
+        raise KeyboardInterrupt
+
+    broken, results = job("broken")
+    with pytest.raises(KeyboardInterrupt), results:
+        broken.run(results, stop)
+    assert len(pictures(tmp_path / "broken")) == 1
+    again, results = job("broken", resume=True)
+    with results:
+        again.run(results)
+    assert len(pictures(tmp_path / "broken")) == 2
+    assert pictures(tmp_path / "broken") == pictures(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("pair", [("-o", "--embeddings"), ("-o", "--plot"), ("--segments", "--plot")])
+def test_two_outputs_of_one_name_are_refused_before_the_work(
+    pair: tuple[str, str], bundle: Path, night: Path, tmp_path: Path, crycli: Callable[..., Outcome]
+) -> None:
+    first, second = tmp_path / "x.csv", f"{tmp_path}/./x.csv"
+    done = crycli("predict", night, "-m", bundle, pair[0], first, pair[1], second)
+    assert (done.code, f"{pair[1]}: and {pair[0]} are the same" in done.err) == (2, True), done.err
+    assert [path.name for path in tmp_path.iterdir()] == ["night.wav"]
+
+
+def test_a_folder_is_no_picture(bundle: Path, night: Path, tmp_path: Path, crycli: Callable[..., Outcome]) -> None:
+    (tmp_path / "k.png").mkdir()
+    done = crycli("predict", night, "-m", bundle, "--plot", tmp_path / "k.png")
+    assert (done.code, done.out) == (1, "")
+    assert f"{tmp_path / 'k.png'} is a folder and the output is a file" in done.err
+
+
+def test_only_what_is_there_is_said_to_be_there(
+    bundle: Path, night: Path, tmp_path: Path, crycli: Callable[..., Outcome]
+) -> None:
+    task = ["predict", night, "-m", bundle, "-o", tmp_path / "a.csv"]
+    extras = ["--segments", tmp_path / "cut", "--plot", tmp_path / "night.png"]
+    assert crycli(*task).code == 0
+    done = crycli(*task, "--resume", *extras)
+    assert (done.code, "Nothing is left to do" in done.err) == (0, True)
+    assert "segments are" not in done.err
+    assert "timelines are" not in done.err
+    done = crycli(*task, "--force", *extras)
+    assert "segments are" in done.err
+    assert "timelines are" in done.err
+    (tmp_path / "bad.wav").write_bytes(b"RIFF and no more")
+    done = crycli("predict", tmp_path / "bad.wav", "-m", bundle, "--plot", tmp_path / "bad.png")
+    assert (done.code, "timelines are" in done.err) == (3, False)
+
+
+def test_segments_and_pictures_are_gone_on_with_as_they_were_begun(
+    bundle: Path, twins: list[Path], tmp_path: Path
+) -> None:
+    def opened(segments: Path | None, *assignments: str, resume: bool = True) -> Results:
+        extras = Extras(segments=segments)
+        job = Job(str(bundle), list(map(Excerpt, twins)), "csv", settings(*assignments), extras, resume=resume)
+        return job.open(tmp_path / "a.csv")
+
+    with pytest.raises(KeyboardInterrupt), opened(tmp_path / "cut", resume=False):
+        raise KeyboardInterrupt
+    with pytest.raises(ConfigError, match=r"event_onset was 0\.5 and is 0\.9"):
+        opened(tmp_path / "cut", "predict.event_onset=0.9", "predict.event_offset=0.35")
+    with pytest.raises(ConfigError, match=r"segments was \S*cut and is \S*other"):
+        opened(tmp_path / "other")
+    with pytest.raises(ConfigError, match=r"segments was \S*cut and is not set"):
+        opened(None)
+    with opened(tmp_path / "cut") as results:
+        assert len(results.remaining) == 2
+
+
+def test_a_failure_before_an_interruption_counts_where_vectors_are_gone_on_with(
+    bundle: Path, many: Path, tmp_path: Path, crycli: Callable[..., Outcome]
+) -> None:
+    recordings = [many / "30.wav", many / "00.wav"]
+    extras = Extras(embeddings=tmp_path / "v.npz")
+    job = Job(str(bundle), list(map(Excerpt, recordings)), "csv", extras=extras)
+    with pytest.raises(KeyboardInterrupt), job.open(None) as results:
+        results.write(next(job.predictor.predict(recordings)))
+        raise KeyboardInterrupt
+    resumed = ["predict", *recordings, "-m", bundle, "--embeddings", tmp_path / "v.npz", "--resume"]
+    done = crycli(*resumed, "--format", "table")
+    assert (done.code, "00.wav" in done.out) == (3, True)
+    assert crycli(*resumed, "--format", "table").code == 3  # finished by now
+    assert crycli(*resumed).code == 3
 
 
 def test_a_table_shows_the_course_of_a_long_recording_and_vectors_are_written_beside_it(
@@ -416,6 +558,26 @@ def test_a_wav_stream_says_its_rate_and_gets_the_answers_of_the_file(
     for row, other in zip(rows, expected, strict=True):
         assert (row["start"], row["end"]) == (other["start"], other["end"])
         assert row["p_high"] == pytest.approx(other["p_high"], abs=1e-4)
+
+
+@pytest.mark.parametrize("flags", [["-m", "nowhere"], ["--sort", "label"], ["--format", "parquet"], []])
+def test_a_live_run_that_hears_nothing_leaves_the_file_as_it_was(
+    flags: list[str], bundle: Path, tmp_path: Path, crycli: Callable[..., Outcome]
+) -> None:
+    file = tmp_path / "a.csv"
+    task = ["predict", "-", "-m", bundle, "-o", file, *flags]
+    assert crycli(*task).code == 1
+    assert not file.exists()
+    file.write_text("earlier")
+    assert crycli(*task, "--force").code == 1
+    assert file.read_text() == "earlier"
+
+
+def test_a_live_run_writes_its_rows_into_a_file(bundle: Path, night: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text("earlier")
+    process = live(bundle, "-o", str(tmp_path / "a.jsonl"), "--force")
+    assert process.communicate(night.read_bytes(), timeout=60)[0] == b""
+    assert len((tmp_path / "a.jsonl").read_text().splitlines()) == 39
 
 
 def test_live_events_are_told_as_they_end(bundle: Path, night: Path) -> None:

@@ -6,8 +6,10 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from crycli.errors import ConfigError, OutputError
 from crycli.events import EventPolicy
 from crycli.predictions import Prediction, Windows
 from crycli.results import Results, open_results
-from crycli.tables import Form, Layout, Sort
+from crycli.tables import Form, Layout, Sort, form_of
 
 LABELS = ("cry", "noise")
 LAYOUT = Layout("windows", LABELS)
@@ -164,6 +166,74 @@ def test_what_is_finished_has_nothing_left_to_do(tmp_path: Path, kinds: list[dic
     assert again.finished
     assert list(again.remaining) == []
     assert content(tmp_path) == before
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet", "selections.txt", "txt"])
+def test_what_is_finished_is_not_taken_for_the_output_of_another_task(ending: str, tmp_path: Path) -> None:
+    if ending == "parquet":
+        pytest.importorskip("pyarrow")
+    file = tmp_path / f"a.{ending}"
+    one, two = [Path("a.wav")], [Path("d.wav")]
+
+    def opened_for(recordings: Sequence[Location], layout: Layout) -> Results:
+        return open_results(recordings, layout, form_of(file), file, resume=True)
+
+    run(opened_for(one, EVENTS))
+    before = content(tmp_path)
+    assert opened_for(one, EVENTS).finished
+    if ending != "txt":  # whose rows name no recording
+        with pytest.raises(ConfigError, match=r"of other recordings \(1 more, such as \S*a\.wav\): .*--force"):
+            opened_for(two, EVENTS)
+    if ending in ("csv", "jsonl", "parquet"):
+        with pytest.raises(ConfigError, match=r"lacks p_cry, p_noise and has peak, peak_at"):
+            opened_for(one, LAYOUT)
+    assert content(tmp_path) == before
+    file.write_text("hello,world\n")
+    with pytest.raises((ConfigError, OutputError), match=f"{re.escape(str(file))}.* anew with --force"):
+        opened_for(one, EVENTS)
+    assert file.read_text() == "hello,world\n"
+
+
+def test_a_finished_file_that_lacks_a_recording_is_not_finished_for_it(tmp_path: Path) -> None:
+    run(open_results([Path("a.wav")], LAYOUT, "csv", tmp_path / "a.csv"))
+    with pytest.raises(ConfigError, match=r"of other recordings \(1 missing, such as d\.wav\)"):
+        open_results([Path("a.wav"), Path("d.wav")], LAYOUT, "csv", tmp_path / "a.csv", resume=True)
+    quiet = replace(EVENTS, events=EventPolicy(("noise",), onset=0.9))
+    run(open_results([Path("d.wav")], quiet, "csv", tmp_path / "none.csv"))
+    assert open_results([Path("d.wav")], quiet, "csv", tmp_path / "none.csv", resume=True).finished
+
+
+@pytest.mark.parametrize("ending", ["csv", "npz", "parquet"])
+def test_finished_vectors_tell_how_many_recordings_had_no_answer_and_of_which_they_are(
+    ending: str, tmp_path: Path
+) -> None:
+    if ending == "parquet":
+        pytest.importorskip("pyarrow")
+    file = tmp_path / f"v.{ending}"
+
+    def opened_for(recordings: Sequence[Location | Excerpt]) -> Results:
+        return open_results(recordings, LAYOUT, "csv", None, embeddings=file, resume=True)
+
+    run(opened_for(RECORDINGS))
+    again = opened_for(RECORDINGS)
+    assert (again.finished, again.failed) == (True, 1)
+    with pytest.raises(ConfigError, match=r"1 more, such as c\.wav"):
+        opened_for(RECORDINGS[1:])
+    file.write_text("hello,world\n")
+    with pytest.raises(OutputError, match="is not what was written"):
+        opened_for(RECORDINGS)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("flag", ["output", "embeddings"])
+def test_a_folder_in_the_place_of_a_file_is_refused_before_the_work(flag: str, resume: bool, tmp_path: Path) -> None:
+    (tmp_path / "k.npz").mkdir()
+    places = {"output": tmp_path / "a.csv", "embeddings": tmp_path / "v.npz", flag: tmp_path / "k.npz"}
+    with pytest.raises(OutputError, match=r"k\.npz is a folder and the output is a file"):
+        open_results(RECORDINGS, LAYOUT, "csv", **places, resume=resume)
+    for place in (Path("."), Path("/"), Path("")):
+        with pytest.raises(OutputError, match="is a folder and the output is a file"):
+            open_results(RECORDINGS, LAYOUT, "parquet", place, resume=resume)
 
 
 def test_an_unfinished_file_is_neither_taken_for_a_finished_one_nor_overwritten(
@@ -324,6 +394,25 @@ def test_beside_goes_on_with_those_that_have_no_file_yet(form: Form, ending: str
     assert second.remaining == recordings[1:]
     assert list(content(tmp_path)) == [f"{name}.wav.crycli{ending}" for name in "acd"]
     assert run(open_results(recordings, EVENTS, form, "beside", resume=True)).finished
+
+
+def test_beside_does_not_take_files_of_another_kind_for_its_own(tmp_path: Path) -> None:
+    run(open_results([tmp_path / "a.wav"], EVENTS, "csv", "beside"))
+    with pytest.raises(ConfigError, match=r"a\.wav\.crycli\.csv: .*lacks p_cry, p_noise and has peak, peak_at"):
+        open_results([tmp_path / "a.wav"], LAYOUT, "csv", "beside", resume=True)
+
+
+@pytest.mark.parametrize("length", [237, 247])  # with the ending too long only for the name while it is written; at all
+def test_a_name_that_leaves_no_room_for_one_beside_it_fails_by_itself(
+    length: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recordings = [tmp_path / f"{'c' * length}.wav", tmp_path / "a.wav"]
+    for resume in (False, True):
+        results = run(open_results(recordings, EVENTS, "csv", "beside", resume=resume))
+        assert results.failed == 1
+        assert list(content(tmp_path)) == ["a.wav.crycli.csv"]
+    assert results.finished
+    assert f"{'c' * length}.wav: nothing is written beside it: the name would be too long" in caplog.text
 
 
 def test_rows_that_are_sorted_are_not_lost_where_the_disk_fails_at_the_end(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import tempfile
 from pathlib import Path
@@ -72,6 +73,22 @@ def test_the_same_events_give_the_same_files(tmp_path: Path) -> None:
         SegmentWriter(tmp_path / "out", [path])
     SegmentWriter(tmp_path / "out", [path], force=True).write(path, [event(0.0, 1.0)])
     assert below(tmp_path / "out") == before
+
+
+def test_a_full_disk_is_told_as_one_and_leaves_no_half_of_a_segment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = record(tmp_path / "a.wav")
+    writer = SegmentWriter(tmp_path / "out", [path])
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", fail)
+    with pytest.raises(OSError, match="No space left") as raised:
+        writer.write(path, [event(0.0, 1.0)])
+    assert raised.value.errno == errno.ENOSPC  # what the command line makes one line of
+    assert below(tmp_path / "out") == {}
 
 
 def test_a_recording_that_has_gone_is_told_and_the_others_go_on(
