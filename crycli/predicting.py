@@ -15,7 +15,7 @@ from crycli.audio import Excerpt
 from crycli.bundles import file_names, hash_files
 from crycli.checkpoint import Classifier
 from crycli.config import Config, PredictConfig
-from crycli.errors import ConfigError
+from crycli.errors import AudioError, ConfigError, DataError
 from crycli.events import Event, EventFinder, find_events
 from crycli.inference import Predictor, WindowPolicy, load_predictor
 from crycli.outputs import claim_folder, refuse_existing, refuse_unwritable, write_bytes
@@ -232,7 +232,7 @@ def predict_live(name: str, source: BinaryIO, target: TextIO, form: Form, config
 
     Raises:
         ConfigError: the form, the rows or an order do not go with what never ends.
-        DataError: the source is of another kind.
+        DataError: the source is of another kind, or too short.
     """
     config = config or Config()
     if form not in ("csv", "jsonl", "audacity"):
@@ -245,8 +245,11 @@ def predict_live(name: str, source: BinaryIO, target: TextIO, form: Form, config
     predictor = load_predictor(name, config, for_events=kind == "events")
     layout = layout_for(predictor.classifier, predictor.policy, config.predict, kind)
     with StreamResults([], layout, form, target, sample_rate=predictor.classifier.sample_rate) as results:
-        for rows in _live_rows(predictor, layout, source, config.predict):
-            results.write_rows(rows)
+        try:
+            for rows in _live_rows(predictor, layout, source, config.predict):
+                results.write_rows(rows)
+        except AudioError as error:
+            raise DataError(f"standard input: {error}") from None
 
 
 def _live_rows(
@@ -254,10 +257,17 @@ def _live_rows(
 ) -> Iterator[Iterable[Row]]:
     rate, blocks = pcm.open_stream(source, predict.stream_rate, predict.stream_channels)
     finder = EventFinder(predictor.labels, predictor.policy.events)
-    for start, end, probabilities in predictor.live(blocks, rate):
-        if layout.kind == "windows":
-            yield layout.window_rows(Path("-"), start, end, probabilities)
-        else:
-            yield [layout.event_row(Path("-"), event) for event in finder.push(start, end, probabilities)]
-    if layout.kind == "events":
-        yield [layout.event_row(Path("-"), event) for event in finder.close()]
+
+    def told(events: Iterable[Event]) -> list[Row]:
+        return [layout.event_row(Path("-"), event) for event in events]
+
+    try:
+        for start, end, probabilities in predictor.live(blocks, rate):
+            if layout.kind == "windows":
+                yield layout.window_rows(Path("-"), start, end, probabilities)
+            else:
+                yield told(finder.push(start, end, probabilities))
+    except (KeyboardInterrupt, SystemExit):  # Ctrl-C or SIGTERM: how a microphone's stream usually ends
+        yield told(finder.close())
+        raise
+    yield told(finder.close())
