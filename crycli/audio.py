@@ -217,6 +217,7 @@ class Reader:
     Iterating gives (samples,) float32 blocks of up to a minute, the mean of the channels, at least one sample in all.
 
     Attributes:
+        start: where in the file it begins, in seconds.
         sample_rate: Hz, as stored; this and the next two are known with the first block.
         channels: as stored.
         codec: see `Recording`.
@@ -235,7 +236,7 @@ class Reader:
         self.channels = 0
         self.codec = ""
         self.cut_short = False
-        self._start = start or 0.0
+        self.start = start or 0.0
         self._end = math.inf if end is None else end
         self._done = 0  # samples given so far
         self._gave_up = False  # soundfile, on the way
@@ -247,7 +248,7 @@ class Reader:
             yield from self._count(self._soundfile_blocks())
         if not self._done or self.cut_short:
             yield from self._count(_locked(self._av_blocks()))
-        if self._wants_all and self._done and not self.cut_short:
+        if self._done and self._ends_early and not self.cut_short:
             self.cut_short = _lacks_its_end(self.path, head)
         if not self._done:
             raise AudioError("damaged: nothing in it can be decoded" if self.cut_short else "no samples in it")
@@ -259,8 +260,10 @@ class Reader:
         yield from resample_blocks(chain([first], blocks), self.sample_rate, rate)
 
     @property
-    def _wants_all(self) -> bool:
-        return self._start == 0.0 and self._end == math.inf
+    def _ends_early(self) -> bool:
+        """Whether less has been given than was asked for."""
+        first, last = self._range()
+        return last - first > ROUNDING_SECONDS * self.sample_rate
 
     def _check_file(self) -> bytes:
         """The first bytes of a file that is there, is a file, can be read and is not empty."""
@@ -271,8 +274,8 @@ class Reader:
                 head = file.read(HEAD_BYTES)
         except PermissionError:
             raise AudioError("permission denied") from None
-        except OSError as error:
-            missing = error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+        except (OSError, ValueError) as error:  # ValueError: its name holds a NUL
+            missing = isinstance(error, OSError) and error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
             raise AudioError("no such file" if missing else f"cannot be opened ({_reason(error)})") from None
         if not head:
             raise AudioError("empty file")
@@ -282,7 +285,7 @@ class Reader:
         for block in blocks:
             refuse_wild(block)
             self._done += len(block)
-            self._refuse_long(self._start * self.sample_rate + self._done, self.sample_rate, self.channels)
+            self._refuse_long(self.start * self.sample_rate + self._done, self.sample_rate, self.channels)
             yield block
 
     def _describe(self, rate: int, channels: int, codec: str) -> None:
@@ -310,7 +313,7 @@ class Reader:
 
     def _range(self) -> tuple[int, float]:
         """The first sample that is still wanted, and the one after the last."""
-        return round(self._start * self.sample_rate) + self._done, _samples(self._end, self.sample_rate)
+        return round(self.start * self.sample_rate) + self._done, _samples(self._end, self.sample_rate)
 
     def _soundfile_blocks(self) -> Iterator[Samples]:
         """What soundfile can read; nothing where it cannot, and `cut_short` is set where it fails on the way."""
@@ -366,9 +369,9 @@ class Reader:
         stream = container.streams.audio[0]
         tick = float(stream.time_base or 0)  # s
         zero = (stream.start_time or 0) * tick
-        sought = bool(SEEKABLE & formats) and self._start > SEEK_MARGIN and tick > 0
+        sought = bool(SEEKABLE & formats) and self.start > SEEK_MARGIN and tick > 0
         if sought:
-            container.seek(int((zero + self._start - SEEK_MARGIN) / tick), stream=stream)
+            container.seek(int((zero + self.start - SEEK_MARGIN) / tick), stream=stream)
         position: int | None = None
         waiting: list[Samples] = []
         held = 0
@@ -389,7 +392,7 @@ class Reader:
                 break
         if waiting:
             yield np.concatenate(waiting)
-        if self._wants_all and position is not None:
+        if position is not None and self._ends_early:
             declared = _declared_seconds(container, formats)
             self.cut_short |= declared - position / self.sample_rate > MISSING_SECONDS
 
@@ -564,7 +567,7 @@ def load(
     samples = _joined(reader.blocks_at(sample_rate), reader.limits)
     refuse_tiny(len(samples), sample_rate)
     if reader.cut_short:
-        warn_of_damage(reader.path, len(samples) / sample_rate)
+        warn_of_damage(reader.path, reader.start + len(samples) / sample_rate)
     return samples
 
 
@@ -574,10 +577,15 @@ def _joined(blocks: Iterator[Samples], limits: Limits) -> Samples:
     count = 0
     for block in blocks:
         count += len(block)
-        if count > limits.max_samples:
-            raise AudioError(f"too long to be held in memory: more than {limits.max_samples:,} samples")
+        refuse_large(count, limits)
         held.append(block)
     return held[0] if len(held) == 1 else np.concatenate(held)
+
+
+def refuse_large(samples: int, limits: Limits) -> None:
+    """Raise `AudioError` where there are more samples than are held in memory together."""
+    if samples > limits.max_samples:
+        raise AudioError(f"too long to be held in memory: more than {limits.max_samples:,} samples")
 
 
 def refuse_wild(block: Samples) -> None:

@@ -613,9 +613,12 @@ def predict(
     events: Annotated[bool, typer.Option("--events", help="A row for each event.")] = False,
     window: Annotated[float | None, typer.Option(help="Seconds in a window of a long recording.")] = None,
     hop: Annotated[float | None, typer.Option(help="Seconds from one window's start to the next one's.")] = None,
-    threshold: Annotated[float | None, typer.Option(help="Answer unsure below this confidence.")] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Answer unsure below this confidence; not with --events or --top-k.")
+    ] = None,
     top_k: Annotated[
-        int | None, typer.Option("--top-k", metavar="K", help="A row for each of the K likeliest labels.")
+        int | None,
+        typer.Option("--top-k", metavar="K", help="A row for each of the K likeliest labels; not with --events."),
     ] = None,
     sort: Annotated[str | None, typer.Option(help="input, path, label or confidence.")] = None,
     beside: Annotated[bool, typer.Option("--beside", help="Write a file beside each recording.")] = False,
@@ -936,8 +939,16 @@ def config(
     console.result(to_schema() if schema else to_yaml(settings))
 
 
+def _open_closed_streams() -> None:
+    """Put the null device where a standard stream is closed, as after `2>&-`: Python has None there."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):  # in the order of their descriptors
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+
+
 def main() -> None:
     """The entry point."""
+    _open_closed_streams()
     for name in ("SIGTERM", "SIGHUP"):  # so that worker processes are ended and the cache is written
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), lambda number, frame: sys.exit(128 + number))

@@ -371,13 +371,14 @@ class PredictConfig(Section):
     """What a recording's probabilities are: mean, those over its windows; max, for event_labels the highest of any
     window, and the other labels share what is left; auto: as the model says, else mean."""
     threshold: float | None = Field(default=None, ge=0, le=1)
-    """Answer "unsure" below this confidence."""
+    """Answer "unsure" below this confidence; rows of events and of top_k take no notice."""
     precision: float | None = Field(default=None, gt=0, le=1)
     """Answer "unsure" below the least confidence from which on so many of the validation part's answers were right."""
     coverage: float | None = Field(default=None, gt=0, le=1)
     """Answer "unsure" below the confidence that so many of the validation part's answers had; instead of precision."""
     top_k: int | None = Field(default=None, ge=1)
-    """A row for each of so many likeliest labels, in place of a column for each label; null: columns."""
+    """A row for each of so many likeliest labels, in place of a column for each label; null: columns. Rows of events
+    take no notice."""
     sort: Literal["input", "path", "label", "confidence"] = "input"
     """The order of the rows: as the recordings were given, by path, by label, or the surest first."""
     event_labels: list[str] | Literal["auto"] = "auto"
@@ -387,11 +388,14 @@ class PredictConfig(Section):
     """Where rows are events, they are looked for in windows of so many seconds; auto: as window, where that is given,
     else as the model says."""
     event_hop: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
-    """Seconds from the start of such a window to the next one's; auto: as the model says, else half of event_window."""
+    """Seconds from the start of such a window to the next one's; auto: as hop, where that is given, else as the model
+    says for that window, else half of it. A model without windows for events looks in those of recordings where this
+    and event_window are auto."""
     event_onset: Annotated[float, Field(gt=0, le=1)] | Literal["auto"] = "auto"
-    """An event reaches this probability somewhere; auto: as the model says, else 0.5."""
+    """An event reaches this probability somewhere; auto: as the model says for its own event_window, else 0.5."""
     event_offset: Annotated[float, Field(gt=0, le=1)] | Literal["auto"] = "auto"
-    """An event goes on while the probability is no less than this; auto: as the model says, else 0.7 of event_onset."""
+    """An event goes on while the probability is no less than this; auto: as the model says for its own event_window,
+    else 0.7 of event_onset."""
     event_min_seconds: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
     """Shorter events are dropped; auto: as the model says, else 0."""
     event_gap_seconds: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -28,13 +29,19 @@ PIPE_WIDTH = 10_000  # columns: no table in a pipe is folded or cut
 
 
 class _Console(Console):
-    """A console that leaves a broken pipe to the command line; rich would exit with code 1."""
+    """A console that shows text as it is, :baby: too, and leaves a broken pipe to the command line.
+
+    rich would exit with code 1.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(highlight=False, emoji=False, **options)
 
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError
 
 
-_errors = _Console(stderr=True, highlight=False, soft_wrap=True)
+_errors = _Console(stderr=True, soft_wrap=True)
 
 
 def draw_line(line: str, style: str) -> None:
@@ -50,7 +57,7 @@ def terminal_width() -> int:
 def draw_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]], numeric: Sequence[str]) -> None:
     """See `console.table`."""
     terminal = sys.stdout.isatty()
-    console = _Console(file=sys.stdout, highlight=False, width=None if terminal else PIPE_WIDTH)
+    console = _Console(file=sys.stdout, width=None if terminal else PIPE_WIDTH)
     drawn = Table(
         box=SIMPLE_HEAD if terminal else None,
         pad_edge=False,

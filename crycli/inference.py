@@ -41,7 +41,7 @@ from crycli.predictions import UNSURE, Prediction, Windows
 from crycli.windows import Window, WindowCutter, stream_windows
 
 GPU_BATCH = 16  # windows
-AHEAD_SECONDS = 60.0  # of a recording that are decoded before its turn comes
+AHEAD_SECONDS = 60.0  # of windows, laid end to end, that are cut from a recording before its turn comes
 BATCHES_IN_FLIGHT = 2  # a thread
 
 logger = logging.getLogger(__name__)
@@ -183,17 +183,20 @@ class Predictor:
 
         Returns:
             Of each window its start and end in seconds, and its (labels,) probabilities.
+
+        Raises:
+            AudioError: while iterating: it ends before there is enough for the model.
         """
         cutter = WindowCutter(self._window, self._hop)
         there = resample_blocks(blocks, rate, self.classifier.sample_rate)
         cut = chain.from_iterable(map(cutter.push, there))
         for window in chain(cut, cutter.close()):
-            if len(window.samples) < self.classifier.shortest_samples:
-                continue
+            self._refuse_short(len(window.samples))
             (probabilities,) = self.probabilities([window.samples])
             start = window.start / self.classifier.sample_rate
             end = start + len(window.samples) / self.classifier.sample_rate
             yield start, end, probabilities
+        self._refuse_short(cutter.length)
 
     def probabilities(self, clips: Iterable[Samples]) -> Probabilities:
         """(clips, labels) of clips in memory, (samples,) at the classifier's rate, none longer than its window."""
@@ -208,7 +211,7 @@ class Predictor:
         answering = _Answering(excerpt)
         windows = self._windows(answering, digest=digests)
         try:
-            ahead = list(islice(windows, max(1, round(AHEAD_SECONDS * self.classifier.sample_rate / self._hop))))
+            ahead = list(islice(windows, max(1, round(AHEAD_SECONDS * self.classifier.sample_rate / self._window))))
         except AudioError as error:
             answering.error = str(error)
         else:
@@ -221,19 +224,22 @@ class Predictor:
             local = Excerpt(path, excerpt.start, excerpt.end)
             stream = stream_windows(local, rate, self._window, self._hop, self._limits, digest=digest)
             for window in stream:
-                if len(window.samples) < self.classifier.shortest_samples:
-                    seconds, needed = len(window.samples) / rate, self.classifier.shortest_samples / rate
-                    raise AudioError(f"too short: {seconds:.3f} s, and the model needs {needed:.3f} s")
+                self._refuse_short(len(window.samples))
                 yield window
             answering.digest = stream.digest
+
+    def _refuse_short(self, samples: int) -> None:
+        needed, rate = self.classifier.shortest_samples, self.classifier.sample_rate
+        if samples < needed:
+            raise AudioError(f"too short: {samples / rate:.3f} s, and the model needs {needed / rate:.3f} s")
 
     def _answer(self, answering: _Answering) -> Prediction:
         excerpt = answering.excerpt
         if answering.error:
-            return Prediction(excerpt.path, error=answering.error)
+            return _failed(excerpt, answering.error)
         logits = np.frombuffer(answering.logits, np.float32).reshape(-1, len(self.labels))
         if not np.isfinite(logits).all():
-            return Prediction(excerpt.path, error="the model's answer is not a number")
+            return _failed(excerpt, "the model's answer is not a number")
         each = softmax(logits / self.temperature)
         found = self._combine(each)
         start = excerpt.start or 0.0
@@ -260,6 +266,12 @@ class Predictor:
     def _label(self, probabilities: Probabilities) -> str:
         best = int(probabilities.argmax())
         return self.labels[best] if probabilities[best] >= self.policy.unsure_below else UNSURE
+
+
+def _failed(excerpt: Excerpt, error: str) -> Prediction:
+    """No answer, and why; of one file several parts may fail."""
+    times = "" if excerpt.end is None else f" ({excerpt.start or 0.0:.3f} to {excerpt.end:.3f} s)"
+    return Prediction(excerpt.path, error=error + times)
 
 
 class _Pool:
@@ -392,7 +404,7 @@ def read_policy(
     of_events = event_windows(classifier, predict) if for_events else None
     window, hop = of_events or _windows(classifier, predict)
     kept = classifier.events
-    if "window" in kept and not of_events:  # what was found right for those windows says nothing about others
+    if kept.get("window", window) != window:  # what was found right for its windows says nothing about others
         kept = {name: value for name, value in kept.items() if name not in ("onset", "offset")}
     return WindowPolicy(
         window_seconds=window,
@@ -409,7 +421,7 @@ def _windows(classifier: Classifier, predict: PredictConfig) -> tuple[float, flo
     hop = predict.hop
     if hop == "auto":
         hop = classifier.hop_seconds if predict.window == "auto" and classifier.hop_seconds is not None else window
-    _refuse_gaps("predict.hop", window, hop)
+    _refuse_gaps("predict.hop", window, hop, "for recordings")
     return window, hop
 
 
@@ -419,22 +431,27 @@ def event_windows(classifier: Classifier, predict: PredictConfig) -> tuple[float
     Raises:
         ConfigError: the hop is longer than the window.
     """
-    kept, window, hop = classifier.events, predict.event_window, predict.event_hop
-    if window == "auto" and "window" in kept and predict.window == predict.hop == "auto":
-        window = kept["window"]
-    elif window == "auto" and hop == "auto":
+    kept = classifier.events
+    if "window" not in kept and predict.event_window == predict.event_hop == "auto":
         return None
-    elif window == "auto":
-        window, _ = _windows(classifier, predict)
-    if hop == "auto":
-        hop = kept["hop"] if window == kept.get("window") and "hop" in kept else window / 2
-    _refuse_gaps("predict.event_hop", window, hop)
+    window = _first_given(predict.event_window, predict.window, kept.get("window", classifier.window_seconds))
+    own = kept.get("hop", "auto") if window == kept.get("window") else "auto"
+    hop = _first_given(predict.event_hop, predict.hop, own, window / 2)
+    given = predict.event_hop == "auto" and predict.hop != "auto"
+    _refuse_gaps("predict.hop" if given else "predict.event_hop", window, hop, "for events")
     return window, hop
 
 
-def _refuse_gaps(setting: str, window: float, hop: float) -> None:
+def _first_given(*settings: float | str) -> float:
+    """The first that is not "auto"."""
+    return next(setting for setting in settings if not isinstance(setting, str))
+
+
+def _refuse_gaps(setting: str, window: float, hop: float, purpose: str) -> None:
     if hop > window:
-        raise ConfigError(f"{setting}: {hop:g} s is longer than the window of {window:g} s, which would leave gaps")
+        raise ConfigError(
+            f"{setting}: {hop:g} s is longer than the window of {window:g} s {purpose}, which would leave gaps"
+        )
 
 
 def _event_policy(classifier: Classifier, predict: PredictConfig, kept: Mapping[str, Any]) -> EventPolicy:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 
 from crycli import audio, remote
 from crycli.audio import Excerpt, Location
 from crycli.errors import DataError
-from crycli.manifest import PATH_COLUMNS, read_times
+from crycli.manifest import PATH_COLUMNS, read_times, separator_of
 
 STANDARD_INPUT = "-"
 
@@ -47,7 +48,8 @@ def _read_list(file: Path) -> list[Excerpt]:
     """The recordings that a CSV lists; read without pandas, which a machine that only predicts need not have."""
     try:
         with file.open(encoding="utf-8-sig", newline="") as stream:
-            rows = csv.DictReader(stream)
+            header = stream.readline()
+            rows = csv.DictReader(chain([header], stream), delimiter=separator_of(header))
             column = next((name for name in PATH_COLUMNS if name in (rows.fieldnames or ())), None)
             if column is None:
                 raise DataError(f"{file} has no column path; it has {', '.join(rows.fieldnames or ()) or 'nothing'}")

@@ -184,9 +184,8 @@ def read_table(file: Path) -> pd.DataFrame:
             # A row longer than the header would only be warned about, and its cells shifted or dropped.
             warnings.simplefilter("error", pd.errors.ParserWarning)
             # Every cell is text: a label may be "NA" or "007".
-            separator = max(SEPARATORS, key=header.count)
             frame = pd.read_csv(
-                file, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8", index_col=False
+                file, sep=separator_of(header), dtype=str, keep_default_na=False, encoding="utf-8", index_col=False
             )
             return frame.rename(
                 columns=lambda name: name.strip() if name.strip() in (*COLUMNS, *PATH_COLUMNS) else name
@@ -204,6 +203,11 @@ def read_table(file: Path) -> pd.DataFrame:
         if isinstance(error, pd.errors.ParserWarning):
             hint = ": a row has more cells than the header"
         raise DataError(f"cannot read {file} as CSV: {str(error).splitlines()[0]}{hint}") from None
+
+
+def separator_of(header: str) -> str:
+    """What stands between the cells of a CSV, by its first line."""
+    return max(SEPARATORS, key=header.count)
 
 
 def path_column(file: Path, frame: pd.DataFrame, others: Iterable[str] = ("label",)) -> str:

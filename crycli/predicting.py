@@ -17,7 +17,7 @@ from crycli.audio import Excerpt, Samples, as_excerpt
 from crycli.bundles import file_names, hash_files
 from crycli.checkpoint import Classifier
 from crycli.config import Config, PredictConfig
-from crycli.errors import ConfigError
+from crycli.errors import AudioError, ConfigError, DataError
 from crycli.events import Event, EventFinder, find_events
 from crycli.inference import Predictor, WindowPolicy, event_windows, load_predictor
 from crycli.outputs import check_file, claim_folder, open_output, write_bytes
@@ -249,7 +249,7 @@ def predict_live(name: str, source: BinaryIO, target: Path | TextIO, form: Form,
 
     Raises:
         ConfigError: the form, the rows or an order do not go with what never ends.
-        DataError: the source is of another kind.
+        DataError: the source is of another kind, or too short.
         OutputError: the file cannot be written.
     """
     config = config or Config()
@@ -267,16 +267,26 @@ def predict_live(name: str, source: BinaryIO, target: Path | TextIO, form: Form,
         open_output(target) if isinstance(target, Path) else nullcontext(target) as stream,
         StreamResults([], layout, form, stream, sample_rate=predictor.classifier.sample_rate) as results,
     ):
-        for rows in _live_rows(predictor, layout, rate, blocks):
-            results.write_rows(rows)
+        try:
+            for rows in _live_rows(predictor, layout, rate, blocks):
+                results.write_rows(rows)
+        except AudioError as error:
+            raise DataError(f"standard input: {error}") from None
 
 
 def _live_rows(predictor: Predictor, layout: Layout, rate: int, blocks: Iterator[Samples]) -> Iterator[Iterable[Row]]:
     finder = EventFinder(predictor.labels, predictor.policy.events)
-    for start, end, probabilities in predictor.live(blocks, rate):
-        if layout.kind == "windows":
-            yield layout.window_rows(Path("-"), start, end, probabilities)
-        else:
-            yield [layout.event_row(Path("-"), event) for event in finder.push(start, end, probabilities)]
-    if layout.kind == "events":
-        yield [layout.event_row(Path("-"), event) for event in finder.close()]
+
+    def told(events: Iterable[Event]) -> list[Row]:
+        return [layout.event_row(Path("-"), event) for event in events]
+
+    try:
+        for start, end, probabilities in predictor.live(blocks, rate):
+            if layout.kind == "windows":
+                yield layout.window_rows(Path("-"), start, end, probabilities)
+            else:
+                yield told(finder.push(start, end, probabilities))
+    except (KeyboardInterrupt, SystemExit):  # Ctrl-C or SIGTERM: how a microphone's stream usually ends
+        yield told(finder.close())
+        raise
+    yield told(finder.close())

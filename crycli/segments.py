@@ -6,12 +6,15 @@ import hashlib
 import io
 import logging
 import re
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path, PurePath
 
-from crycli import audio, remote
-from crycli.audio import Excerpt, Location, as_excerpt
+import numpy as np
+
+from crycli import remote
+from crycli.audio import Excerpt, Location, Reader, Recording, Samples, as_excerpt, refuse_large
 from crycli.errors import AudioError
 from crycli.events import Event
 from crycli.limits import Limits
@@ -59,15 +62,15 @@ class SegmentWriter:
         files: list[Path] = []
         try:
             with remote.local_copy(path) as local:
-                files.extend(self._cut(local, path_text(path), event) for event in events)
+                for event, recording in _cut_out(local, events, self._limits):
+                    files.append(self._write(recording, path_text(path), event))
         except AudioError as error:
             logger.warning("%s: its events are not cut out: %s", path_text(path), error)
         return files
 
-    def _cut(self, local: Path, path: str, event: Event) -> Path:
+    def _write(self, recording: Recording, path: str, event: Event) -> Path:
         import soundfile
 
-        recording = audio.decode(local, event.start, event.end, self._limits)
         name = f"{self._names.of(path)}_{event.start:.3f}-{event.end:.3f}.wav"
         file = self._folder / safe_name(event.label) / name
         make_folder(file.parent)
@@ -75,6 +78,33 @@ class SegmentWriter:
         soundfile.write(content, recording.samples, recording.sample_rate, "PCM_16", format="WAV")
         write_bytes(file, content.getvalue())
         return file
+
+
+def _cut_out(path: Path, events: Sequence[Event], limits: Limits | None) -> Iterator[tuple[Event, Recording]]:
+    """Events, by their starts, and what is heard in each, in one pass over the file.
+
+    Each by itself would be decoded from the beginning of the file where seeking is not exact: 94 events in 39 minutes
+    of Ogg Vorbis took 72 s. Only what lies between the beginning of an event and its end is held in memory.
+    """
+    reader = Reader(path, events[0].start, max(event.end for event in events), limits)
+    blocks = iter(reader)
+    blocks = chain([next(blocks)], blocks)  # the rate is known with the first
+    rate = reader.sample_rate
+    there = round(reader.start * rate)  # the sample of the file that the next block begins with
+    held: deque[tuple[int, Samples]] = deque()  # blocks, with the samples that they begin with
+    for event in events:
+        first, last = round(event.start * rate), round(event.end * rate)
+        refuse_large(last - first, reader.limits)
+        while held and held[0][0] + len(held[0][1]) <= first:
+            held.popleft()
+        while there < last and (block := next(blocks, None)) is not None:
+            if there + len(block) > first:
+                held.append((there, block))
+            there += len(block)
+        parts = [block[max(0, first - begin) : last - begin] for begin, block in held if begin < last]
+        if not parts:
+            raise AudioError("it has become shorter")
+        yield event, Recording(np.concatenate(parts), rate)
 
 
 class SafeNames:

@@ -120,7 +120,7 @@ class WindowStream:
             yield from self._cutter.push(block)
         refuse_tiny(self._cutter.length, self._rate)
         if self.cut_short:
-            warn_of_damage(self._reader.path, self.seconds)
+            warn_of_damage(self._reader.path, self._reader.start + self.seconds)
         yield from self._cutter.close()
 
     def _blocks(self) -> Iterator[Samples]:

@@ -359,6 +359,12 @@ def test_a_file_without_permission_is_said_to_lack_it(tmp_path: Path) -> None:
         decode(path)
 
 
+def test_a_name_that_no_file_can_have_is_refused() -> None:
+    for name in ("a\0b.wav", "\ud800.wav"):
+        with pytest.raises(AudioError, match="cannot be opened"):
+            decode(Path(name))
+
+
 @pytest.mark.parametrize("suffix", [".wav", ".mp3", ".m4a"])
 def test_an_empty_file_is_said_to_be_empty(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"empty{suffix}"
@@ -471,6 +477,23 @@ def test_using_a_cut_recording_says_so(
     monkeypatch.setattr(logging.getLogger("crycli"), "propagate", True)
     load(truncated(write(tmp_path / "cut.flac", cry(TONE, 4.0))))
     assert "cut.flac is damaged: only its first" in caplog.text
+    caplog.clear()
+    whole = write(tmp_path / "cut.wav", cry(TONE, 6.0))
+    whole.write_bytes(whole.read_bytes()[: 44 + 2 * round(3.7 * SAMPLE_RATE)])
+    load(whole, start=1.0, end=3.5)
+    assert caplog.text == ""
+    load(whole, start=1.0, end=5.0)
+    assert "cut.wav is damaged: only its first 3.7 s are used" in caplog.text
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.flagged], ids=str)
+def test_an_excerpt_that_a_cut_file_does_not_hold_is_known_to_be_cut_short(kind: Kind, tmp_path: Path) -> None:
+    path = make(tmp_path, kind, 6.0)
+    path.write_bytes(path.read_bytes()[: round(path.stat().st_size * BREAK)])
+    if kind.suffix in (".m4a", ".mp4", ".3gp") and not kind.options:  # its index is lost
+        return
+    assert decode(path, 1.0, 5.9).cut_short
+    assert decode(path, 1.5).cut_short
 
 
 @pytest.mark.parametrize("name", ["list.mp3", "list.wav", "list.m4a"])

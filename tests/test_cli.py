@@ -389,6 +389,16 @@ def test_help_that_cannot_be_written_is_one_line() -> None:
     assert "Traceback (most recent" not in done.stderr
 
 
+@pytest.mark.parametrize(("arguments", "closed"), [("-", "<&-"), ("{}", "<&-"), ("{}", ">&-"), ("{}", "2>&-")])
+def test_a_standard_stream_that_is_closed_is_no_traceback(arguments: str, closed: str, cries: Path) -> None:
+    command = f'exec "$0" -m crycli predict {arguments.format(cries / "high" / "baby-00-0.wav")} {closed}'
+    done = subprocess.run(["sh", "-c", command, sys.executable], capture_output=True, text=True, timeout=60)
+    assert done.returncode == (1 if arguments == "-" else 0)
+    assert ("baby-00-0.wav" in done.stdout) == (arguments != "-" and closed != ">&-")
+    assert "Traceback" not in done.stderr
+    assert ("nothing came on standard input" in done.stderr) == (arguments == "-")
+
+
 def test_a_preview_writes_clips_and_a_sheet_and_does_not_train(crycli: Command, data: Path, tmp_path: Path) -> None:
     flags = ["--backbone", "mini", "--set", "augment.polarity=true", "--set", "augment.mixup=0.5"]
     done = crycli("train", data, "-o", tmp_path / "listen", "--preview", 3, *flags)

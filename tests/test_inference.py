@@ -6,6 +6,7 @@ import csv
 import shutil
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from crycli.exporting import export_bundle
 from crycli.inference import load_predictor
 from crycli.inputs import find_inputs
 from crycli.manifest import Clip, write_manifest
-from crycli.networks import pick_device, softmax
+from crycli.networks import Output, pick_device, softmax
 from crycli.outputs import write_json
 from crycli.predictions import Prediction
 from crycli.windows import window_bounds
@@ -252,6 +253,26 @@ def test_a_part_beyond_the_end_is_an_error_and_does_not_stop_the_others(runs: di
     assert "too short" in short.error
 
 
+def test_a_part_that_fails_is_told_from_others_of_its_recording(runs: dict[str, Path], tmp_path: Path) -> None:
+    recording = save(tmp_path / "cry.wav", cry(300.0, 1.0))
+    excerpts = [Excerpt(recording, 3.0, 4.0), Excerpt(recording, 5.0, 6.5)]
+    found = [answer.error for answer in load_predictor(str(runs["layer"])).predict(excerpts)]
+    assert found == ["no samples in it (3.000 to 4.000 s)", "no samples in it (5.000 to 6.500 s)"]
+
+
+def test_short_hops_hold_no_more_sound_ahead_than_long_ones(tmp_path: Path) -> None:
+    recording = save(tmp_path / "long.wav", cry(300.0, 60.0))
+    peaks = []
+    for hop in (3.5, 0.05):
+        predictor = load_predictor("detector", settings(f"predict.hop={hop}", "workers=1"))
+        predictor._network = lambda values, mask: Output(np.zeros((len(values), 2), np.float32), None)
+        tracemalloc.start()
+        assert [answer.error for answer in predictor.predict([recording])] == [""]
+        peaks.append(tracemalloc.get_traced_memory()[1] / 1e6)
+        tracemalloc.stop()
+    assert peaks[1] < 1.5 * peaks[0]
+
+
 @pytest.mark.parametrize("suffix", [".raw", ".dat", ".txt", ""])
 def test_a_recording_is_read_whatever_it_is_called(suffix: str, runs: dict[str, Path], tmp_path: Path) -> None:
     odd = save(tmp_path / f"cry{suffix}", cry(300.0, 0.5))
@@ -279,6 +300,17 @@ def test_files_are_taken_as_they_are_and_folders_are_searched(tmp_path: Path) ->
     for other in ("notes.txt", ".hidden.wav"):
         (tmp_path / "folder" / other).write_text("not meant")
     assert find_inputs([odd, tmp_path / "folder", odd]) == [Excerpt(odd), Excerpt(below), Excerpt(odd)]
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_a_list_with_semicolons_or_tabs_is_read_as_well(separator: str, tmp_path: Path) -> None:
+    lines = [["path", "start", "end"], ['"a;,.wav"', "1.0", "2.5"], ["b.wav", "", ""]]
+    text = "\ufeff" + "".join(separator.join(cells) + "\r\n" for cells in lines)
+    (tmp_path / "list.csv").write_text(text, encoding="utf-8", newline="")
+    assert find_inputs([tmp_path / "list.csv"]) == [
+        Excerpt(tmp_path / "a;,.wav", 1.0, 2.5),
+        Excerpt(tmp_path / "b.wav"),
+    ]
 
 
 def test_a_file_with_an_odd_suffix_is_read(runs: dict[str, Path], tmp_path: Path) -> None:

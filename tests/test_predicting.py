@@ -22,12 +22,12 @@ from conftest import Outcome, cry, interruptible, settings
 from safetensors.torch import load_file, save_file
 
 from crycli.audio import Excerpt
-from crycli.errors import ConfigError
+from crycli.errors import ConfigError, DataError
 from crycli.events import DEFAULT_ONSET
 from crycli.exporting import export_bundle
 from crycli.inference import load_predictor
 from crycli.manifest import Clip, write_manifest
-from crycli.predicting import Extras, Job
+from crycli.predicting import Extras, Job, predict_live
 from crycli.progress import Step
 from crycli.results import Results
 from crycli.windows import window_bounds
@@ -151,8 +151,8 @@ def test_the_windows_of_events_are_for_events_alone_and_those_that_are_asked_for
     assert (float(rows[0]["end"]), float(rows[1]["start"])) == (4.0, 2.0)
     better = "--events looks in windows of 1 s, and tells the times better"
     lower = ["--set", "predict.event_onset=0.5"]
-    one = ["--window", 1]  # asked for, it is that of events too
-    for model, flags, told_so in ((finder, [], True), (finder, one, False), (bundle, one, False)):
+    one = ["--window", 1]  # asked for, it is that of events too, whose hop is half of it
+    for model, flags, told_so in ((finder, [], True), (finder, one, True), (bundle, one, False)):
         shown = crycli("predict", night, "-m", model, "--format", "table", *lower, *flags).out
         assert (" to 0:00:" in shown, better in shown) == (True, told_so)
     asked = ["--events", "--window", 2, "--hop", 1]
@@ -177,6 +177,33 @@ def test_whoever_cuts_events_out_is_told_where_their_times_would_be_better(
             done = crycli("predict", night, "-m", model, *flags, extra, tmp_path / f"{number}{extra}")
             assert (done.code, done.err.count(told)) == (0, times)
     assert told not in crycli("predict", night, "-m", finder, "--embeddings", tmp_path / "v.npz").err
+
+
+def test_a_window_or_a_hop_alone_is_what_events_are_looked_for_in(finder: Path, bundle: Path) -> None:
+    def found(model: Path, *assignments: str) -> tuple[float, float, float]:
+        policy = load_predictor(str(model), settings(*assignments), for_events=True).policy
+        return policy.window_seconds, policy.hop_seconds, policy.events.onset
+
+    for asked, expected in (
+        (["predict.hop=0.25"], (1.0, 0.25, 0.6)),
+        (["predict.window=1"], (1.0, 0.5, 0.6)),
+        (["predict.window=3"], (3.0, 1.5, DEFAULT_ONSET)),
+        (["predict.window=3", "predict.hop=1"], (3.0, 1.0, DEFAULT_ONSET)),
+        (["predict.window=3", "predict.event_window=1"], (1.0, 0.5, 0.6)),
+        (["predict.event_window=3"], (3.0, 1.5, DEFAULT_ONSET)),
+        (["predict.event_window=3", "predict.hop=1"], (3.0, 1.0, DEFAULT_ONSET)),
+        (["predict.event_hop=0.2", "predict.hop=0.9"], (1.0, 0.2, 0.6)),
+    ):
+        assert found(finder, *asked) == expected, asked
+    for asked, expected in (
+        (["predict.hop=3"], (10.0, 3.0, DEFAULT_ONSET)),
+        (["predict.window=3"], (3.0, 3.0, DEFAULT_ONSET)),
+        (["predict.event_window=3"], (3.0, 1.5, DEFAULT_ONSET)),
+        (["predict.window=3", "predict.event_hop=1"], (3.0, 1.0, DEFAULT_ONSET)),
+    ):
+        assert found(bundle, *asked) == expected, asked
+    with pytest.raises(ConfigError, match=r"predict.hop: 2 s is longer than the window of 1 s for events"):
+        found(finder, "predict.hop=2")
 
 
 def test_a_window_is_answered_as_a_recording_of_it_alone(bundle: Path, night: Path, tmp_path: Path) -> None:
@@ -389,6 +416,12 @@ def test_a_table_shows_the_course_of_a_long_recording_and_vectors_are_written_be
         assert f"{float(row['start']):.1f}" in events
 
 
+def test_a_table_shows_a_path_as_it_is(bundle: Path, night: Path, crycli: Callable[..., Outcome]) -> None:
+    shutil.copy(night, night.with_name("u:baby:[b]x.wav"))
+    done = crycli("predict", night.with_name("u:baby:[b]x.wav"), "-m", bundle, "--format", "table")
+    assert "u:baby:[b]x.wav" in done.out
+
+
 def test_it_says_under_which_names_the_files_beside_the_recordings_are(
     bundle: Path, night: Path, tmp_path: Path, crycli: Callable[..., Outcome]
 ) -> None:
@@ -437,6 +470,15 @@ def test_a_csv_lists_recordings_and_their_parts(
         done = crycli("predict", tmp_path / "list.csv", "-m", bundle)
         assert (done.code, done.out) == (1, "")
         assert problem in done.err
+
+
+def test_a_name_in_a_csv_that_no_file_can_have_is_an_error_of_its_row(
+    bundle: Path, night: Path, tmp_path: Path, crycli: Callable[..., Outcome]
+) -> None:
+    (tmp_path / "list.csv").write_text("path\na\0b.wav\nnight.wav\n")
+    done = crycli("predict", tmp_path / "list.csv", "-m", bundle)
+    assert (done.code, len(read(done.out))) == (3, 2)
+    assert "cannot be opened" in read(done.out)[0]["error"]
 
 
 def test_the_order_the_threshold_and_the_likeliest_labels_are_as_asked(
@@ -587,6 +629,34 @@ def test_live_events_are_told_as_they_end(bundle: Path, night: Path) -> None:
     assert events
     assert {event["label"] for event in events} <= {"high", "low"}
     assert max(event["end"] for event in events) <= 20.0
+
+
+@pytest.mark.parametrize("ending", [KeyboardInterrupt, SystemExit])
+def test_an_event_that_is_under_way_when_a_live_run_is_ended_is_told(
+    ending: type[BaseException], bundle: Path, night: Path
+) -> None:
+    class Microphone(io.BytesIO):
+        def read1(self, size: int | None = -1) -> bytes:
+            if content := super().read1(size):
+                return content
+            raise ending
+
+    rows = io.StringIO()
+    config = settings("predict.rows=events", "predict.window=1", "predict.event_onset=0.01")
+    with pytest.raises(ending):
+        predict_live(str(bundle), Microphone(night.read_bytes()), rows, "csv", config)
+    assert max(float(row["end"]) for row in read(rows.getvalue())) == 20.0
+
+
+@pytest.mark.parametrize("samples", [0, 1, 2, 399])
+@pytest.mark.parametrize("kind", ["windows", "events"])
+def test_a_stream_that_is_too_short_to_be_answered_says_so(samples: int, kind: str, bundle: Path) -> None:
+    stream = io.BytesIO()
+    soundfile.write(stream, cry(300.0, 1.0)[:samples], RATE, format="WAV")
+    stream.seek(0)
+    expected = f"standard input: too short: {samples / RATE:.3f} s, and the model needs 0.025 s"
+    with pytest.raises(DataError, match=expected):
+        predict_live(str(bundle), stream, io.StringIO(), "csv", settings(f"predict.rows={kind}"))
 
 
 def test_a_reader_that_goes_and_a_user_who_stops_end_a_live_run_quietly(bundle: Path) -> None:

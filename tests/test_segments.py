@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import re
 import tempfile
+import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ import soundfile
 from conftest import cry
 from hypothesis import example, given, strategies
 
+from crycli.audio import Reader, Samples, decode
 from crycli.errors import OutputError
 from crycli.events import Event
 from crycli.segments import SegmentWriter, safe_name
@@ -133,3 +136,44 @@ def test_a_label_with_a_slash_gets_one_folder_in_the_folder(tmp_path: Path) -> N
     (file,) = below(tmp_path / "out")
     assert re.fullmatch(r"__x-[0-9a-f]{8}/a_0\.000-1\.000\.wav", file)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
+
+
+@pytest.mark.parametrize("form", ["wav", "ogg"])
+def test_the_events_of_a_recording_are_cut_in_one_pass_over_it(
+    form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / f"night.{form}"
+    soundfile.write(path, cry(300.0, 150.0, rate=8_000), 8_000)
+    whole = decode(path).samples
+    decoded, count = [], Reader._count
+
+    def counted(reader: Reader, blocks: Iterator[Samples]) -> Iterator[Samples]:
+        for block in count(reader, blocks):
+            decoded.append(len(block))
+            yield block
+
+    monkeypatch.setattr(Reader, "_count", counted)
+    spans = [(0.5, 130.0), (1.0, 59.0), (2.0, 3.0), (59.9, 60.1), (70.0, 71.0), (125.0, 149.0), (126.0, 127.0)]
+    files = SegmentWriter(tmp_path / "out", []).write(path, [event(*span, f"of {span[0]}") for span in spans])
+    assert sum(decoded) == round(148.5 * 8_000)
+    for (start, end), file in zip(spans, files, strict=True):
+        expected = whole[round(start * 8_000) : round(end * 8_000)]
+        np.testing.assert_allclose(soundfile.read(file)[0], expected, atol=1 / 32_000)
+
+
+def test_sound_between_the_events_is_not_held_in_memory(tmp_path: Path) -> None:
+    path = tmp_path / "night.wav"
+    soundfile.write(path, np.tile(cry(300.0, 60.0, rate=8_000), 20), 8_000, "PCM_U8")
+    writer = SegmentWriter(tmp_path / "out", [])
+    tracemalloc.start()
+    assert len(writer.write(path, [event(1.0, 2.0), event(1198.0, 1199.0)])) == 2
+    peak = tracemalloc.get_traced_memory()[1] / 1e6
+    tracemalloc.stop()
+    assert peak < 10  # MB; 38 for all of it
+
+
+def test_a_recording_that_has_become_shorter_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = record(tmp_path / "night.wav")
+    files = SegmentWriter(tmp_path / "out", []).write(path, [event(0.0, 1.0), event(5.0, 6.0)])
+    assert len(files) == 1
+    assert "night.wav: its events are not cut out: it has become shorter" in caplog.text
