@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from crycli.errors import DataError
 from crycli.inference import Predictor
 from crycli.manifest import Clip, read_table
 from crycli.metrics import Labels, Probabilities
+from crycli.naming import by_known_name
 from crycli.predictions import Prediction
 from crycli.progress import OnStep, Step, silent
 
@@ -51,7 +53,9 @@ class Answers:
     @property
     def confidence(self) -> npt.NDArray[np.float64] | None:
         """(clips,) the probability of each answer; None where it is not known."""
-        return None if self.probabilities is None else self.probabilities.max(axis=1)
+        if self.probabilities is None:
+            return None
+        return np.asarray(self.probabilities[np.arange(len(self.predicted)), self.predicted])
 
     def repeat(self, times: int) -> Answers:
         """The same answers so many times over."""
@@ -117,73 +121,153 @@ def read_answers(file: Path) -> tuple[Answers, int]:
 
     The truth is the column `true_label`, or `label` where there is none. The answer is `predicted`; without it the
     largest of the columns `p_LABEL`, one for each label, or `label` where `true_label` holds the truth. A column
-    `group` says which clips belong together; without it each clip is by itself. Columns of manifests (`corpus`,
-    `duration` ...) and any others are used for the slices. Rows whose column `error` is filled have no answer.
+    `group` says which clips belong together; without it the file names of corpora that crycli knows do, and any other
+    recording is a group by itself. Columns of manifests (`corpus`, `duration` ...) and any others are used for the
+    slices. Rows whose column `error` is filled have no answer.
 
     Raises:
         DataError: columns are missing, or what they hold does not fit together.
     """
-    table = read_table(file)
-    columns = set(table.columns)
-    truth_column = "true_label" if "true_label" in columns else "label"
+    table = read_table(file).rename(columns=str.strip)
+    if not table.columns.is_unique:
+        raise DataError(f"{file}: two columns are called {table.columns[table.columns.duplicated()][0]}: rename one")
+    truth_column, answer_column = _label_columns(file, table.columns)
+    rows = [
+        _Row(file, line, {str(name): str(cell).strip() for name, cell in row.items()})
+        for line, row in enumerate(table.to_dict("records"), start=2)
+    ]
+    answered = [row for row in rows if not row.cells.get("error")]
+    if not answered:
+        raise DataError(f"{file} holds no answers")
+    truth = [row.filled(truth_column) for row in answered]
+    answers = [row.filled(answer_column) for row in answered] if answer_column else []
     probable = [name for name in table.columns if name.startswith("p_")]
-    answer_column = next((name for name in ("predicted", "label") if name in columns and name != truth_column), None)
-    if truth_column not in columns or (answer_column is None and not probable):
+    labels = [name.removeprefix("p_") for name in probable] or sorted({*truth, *answers})
+    for column, held in ((truth_column, truth), (answer_column, answers)):
+        if unknown := sorted(set(held) - set(labels)):
+            raise DataError(f"{file}: {column} holds {', '.join(unknown)}, for which there is no column p_LABEL")
+    probabilities = _probabilities(answered, probable) if probable else None
+    predicted = (
+        np.array([labels.index(name) for name in answers], dtype=np.int64)
+        if answers or probabilities is None
+        else probabilities.argmax(axis=1)
+    )
+    clips = tuple(_clip(row, label) for row, label in zip(answered, truth, strict=True))
+    _warn_of_groups(file, answered, clips)
+    indices = np.array([labels.index(name) for name in truth], dtype=np.int64)
+    return Answers(tuple(labels), clips, indices, predicted, probabilities), len(rows) - len(answered)
+
+
+@dataclass(frozen=True)
+class _Row:
+    file: Path
+    line: int  # of the CSV; the header is the first
+    cells: Mapping[str, str]
+
+    @property
+    def where(self) -> str:
+        return f"{self.file}, row {self.line}"
+
+    def filled(self, column: str) -> str:
+        if not self.cells[column]:
+            raise DataError(f"{self.where}: the {column} is empty")
+        return self.cells[column]
+
+    def probability(self, column: str) -> float:
+        value = _number(self.cells[column])
+        if value is None or value < 0:
+            raise DataError(f"{self.where}: {column} must be a probability, not {self.cells[column]!r}")
+        return value
+
+
+def _label_columns(file: Path, columns: Iterable[str]) -> tuple[str, str | None]:
+    """The columns with the truth and with the answers; None where the columns p_LABEL alone tell these."""
+    names = set(columns)
+    if {"label", "confidence", "error"} <= names and names.isdisjoint({"true_label", "predicted"}):
+        raise DataError(
+            f"{file}: label is the model's answer here, as `crycli predict` writes it: add a column true_label with "
+            f"the truth"
+        )
+    truth = "true_label" if "true_label" in names else "label"
+    probable = any(name.startswith("p_") for name in names)
+    answer = "predicted" if "predicted" in names else None
+    if answer is None and truth != "label" and "label" in names and not probable:
+        answer = "label"
+    if truth not in names or (answer is None and not probable):
         raise DataError(
             f"{file}: needs a column label (or true_label) with the truth, and p_LABEL for each label or predicted"
         )
-    rows = [{str(key): str(value) for key, value in row.items()} for row in table.to_dict("records")]
-    answered = [row for row in rows if not row.get("error")]
-    if not answered:
-        raise DataError(f"{file} holds no answers")
-    probabilities = _probabilities(file, answered, probable) if probable else None
-    labels = [name.removeprefix("p_") for name in probable]
-    if not probable:
-        labels = sorted({row[name] for row in answered for name in (truth_column, str(answer_column))})
-    unknown = sorted({row[truth_column] for row in answered} - set(labels))
-    if unknown:
-        raise DataError(f"{file}: {truth_column} holds {', '.join(unknown)}, for which there is no column p_LABEL")
-    if probabilities is not None:
-        predicted = probabilities.argmax(axis=1)
-    else:
-        predicted = np.array([labels.index(row[str(answer_column)]) for row in answered], dtype=np.int64)
-    clips = tuple(_clip(row, number, truth_column, file) for number, row in enumerate(answered))
-    truth = np.array([labels.index(clip.label) for clip in clips], dtype=np.int64)
-    return Answers(tuple(labels), clips, truth, predicted, probabilities), len(rows) - len(answered)
+    return truth, answer
 
 
-def _probabilities(file: Path, rows: Sequence[dict[str, str]], columns: Sequence[str]) -> Probabilities:
-    try:
-        values = np.array([[float(row[name]) for name in columns] for row in rows])
-    except ValueError as error:
-        raise DataError(f"{file}: a probability is no number: {error}") from None
+def _probabilities(rows: Sequence[_Row], columns: Sequence[str]) -> Probabilities:
+    values = np.array([[row.probability(name) for name in columns] for row in rows])
     sums = values.sum(axis=1)
-    wrong = ~((values >= 0).all(axis=1) & (np.abs(sums - 1) <= SUM_TOLERANCE))
-    if wrong.any():
-        row = int(np.flatnonzero(wrong)[0])
-        raise DataError(
-            f"{file}: the columns p_LABEL must hold probabilities that sum to 1; those of data row {row + 1} sum to "
-            f"{sums[row]:.3f}"
-        )
+    wrong = np.flatnonzero(np.abs(sums - 1) > SUM_TOLERANCE)
+    if wrong.size:
+        raise DataError(f"{rows[wrong[0]].where}: the columns p_LABEL must sum to 1, not to {sums[wrong[0]]:.3f}")
     return np.asarray(values / sums[:, None])
 
 
-def _clip(row: dict[str, str], number: int, truth_column: str, file: Path) -> Clip:
-    used = {"path", "start", "end", "label", "true_label", "predicted", "confidence", "error", "group", "corpus"}
-    extra = {key: value for key, value in row.items() if key not in used and not key.startswith("p_")}
+def _clip(row: _Row, label: str) -> Clip:
+    cells = row.cells
+    path = Path(cells.get("path") or f"row {row.line}")
+    numbers = {
+        name: _number(cells.get(name, "")) for name in ("start", "end", "duration", "sample_rate", "loudness_db")
+    }
+    used = {
+        "path",
+        "start",
+        "end",
+        "label",
+        "true_label",
+        "predicted",
+        "confidence",
+        "error",
+        "group",
+        "corpus",
+        "codec",
+    }
+    rate = numbers["sample_rate"]
     return Clip(
-        path=Path(row.get("path") or f"row {number + 1}"),
-        label=row[truth_column],
-        group=row.get("group") or f"row {number + 1}",
-        corpus=row.get("corpus", ""),
-        start=_seconds(row.get("start")),
-        end=_seconds(row.get("end")),
-        extra=extra,
+        path=path,
+        label=label,
+        group=cells.get("group") or by_known_name(path.name).group or str(path),
+        corpus=cells.get("corpus", ""),
+        start=numbers["start"],
+        end=numbers["end"],
+        duration=numbers["duration"],
+        sample_rate=None if rate is None else round(rate),
+        codec=cells.get("codec", ""),
+        loudness_db=numbers["loudness_db"],
+        extra={
+            name: cell
+            for name, cell in cells.items()
+            if name not in used and not name.startswith("p_") and numbers.get(name) is None
+        },
     )
 
 
-def _seconds(text: str | None) -> float | None:
+def _warn_of_groups(file: Path, rows: Sequence[_Row], clips: Sequence[Clip]) -> None:
+    """Warn where neither the file nor a known file name tells the groups."""
+    alone = sum(
+        not row.cells.get("group") and not by_known_name(clip.path.name).group
+        for row, clip in zip(rows, clips, strict=True)
+    )
+    if alone:
+        logger.warning(
+            "%s: no group for %d of %d clips, so each recording of these counts as a baby or source of its own, and "
+            "where it is none the intervals are too narrow: fill a column group",
+            file,
+            alone,
+            len(rows),
+        )
+
+
+def _number(text: str) -> float | None:
+    """A number; None where a cell holds none."""
     try:
-        return float(text) if text else None
+        value = float(text)
     except ValueError:
         return None
+    return value if math.isfinite(value) else None

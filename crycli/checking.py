@@ -16,7 +16,7 @@ from crycli.datareport import build_report, leak_entries, render_report, reprodu
 from crycli.duplicates import join_groups
 from crycli.errors import DataError
 from crycli.manifest import PART_OF, PATH_COLUMNS, Clip, path_column, read_table, read_times, resolve_path
-from crycli.naming import naming_rule
+from crycli.naming import naming_rule, normal
 from crycli.outputs import claim_folder, json_text, refuse_existing, settle, write_together
 from crycli.progress import OnStep, silent
 from crycli.scan import Found, column_of
@@ -51,7 +51,7 @@ class CheckResult:
 @dataclass(frozen=True)
 class _Row:
     part: str
-    fold: str
+    fold: str  # empty where there is none, as often for the clips of a test part
     found: Found
     named_group: str  # what the recording's path tells, whatever the CSV says
 
@@ -98,11 +98,11 @@ def check_dataset(
     report |= {"check": True, "command": reproduce([str(path) for path in data], config, check=True)}
     leaks, leaked = checks.leakage(parts), _leaked(rows, found)
     sizes = {part: len(some) for part, some in parts.items()}
-    if all(row.fold for row in rows) and len({row.fold for row in rows}) > 1:
-        by_fold = [replace(row, part=f"fold {row.fold}") for row in rows]
+    if len({row.fold for row in rows if row.fold}) > 1:
+        by_fold = [replace(row, part=f"fold {row.fold}" if row.fold else "") for row in rows]
         leaks += checks.leakage(_parts(by_fold, clips))
         leaked |= {part: counts for part, counts in _leaked(by_fold, found).items() if counts[0]}
-        sizes |= Counter(row.part for row in by_fold)
+        sizes |= Counter(row.part for row in by_fold if row.part)
         report["leakage"] = leak_entries(leaks)
     result = CheckResult(parts, sizes, leaks, leaked, found.rejected, report["warnings"], report)
     if output is not None:
@@ -168,12 +168,12 @@ def _read_table(file: Path, part: str, config: Config) -> Iterable[_Row]:
         start, end, _ = read_times({**row, "fold": ""}, where)  # a fold of theirs may be any name
         path = Path(os.path.abspath(_locate(row[paths], file.parent)))
         # An expression may be anchored to what the CSV says; a folder is told apart by its whole path.
-        named_group = grouping(path.as_posix() if rule in ("file", "folder") else row[paths]).group
+        named_group = normal(grouping(path.as_posix() if rule in ("file", "folder") else row[paths]).group)
         found = Found(
             path=path,
             relative=row[paths],
-            label=row.get(label_column) or NO_LABEL,
-            group=row.get(group_column) or named_group or path.as_posix(),
+            label=normal(row.get(label_column) or NO_LABEL),
+            group=normal(row.get(group_column, "")) or named_group or path.as_posix(),
             corpus=row.get("corpus", ""),
             start=start,
             end=end,
@@ -208,10 +208,11 @@ def _clips(found: Survey, groups: Sequence[str]) -> list[Clip]:
 
 
 def _parts(rows: Sequence[_Row], clips: Sequence[Clip]) -> dict[str, list[Clip]]:
-    """The clips by part; train, validation and test come in this order."""
+    """The clips by part; train, validation and test come in this order. Rows may have no fold, which is no part."""
     parts: dict[str, list[Clip]] = defaultdict(list)
     for row, clip in zip(rows, clips, strict=True):
-        parts[row.part].append(clip)
+        if row.part:
+            parts[row.part].append(clip)
     order = list(dict.fromkeys(PART_OF.values()))
     return dict(sorted(parts.items(), key=lambda item: (order.index(item[0]) if item[0] in order else 9, item[0])))
 

@@ -249,8 +249,8 @@ def _check(data: list[Path], output: Path | None, settings: Config, *, force: bo
         (
             part,
             f"{leaked:,}",
-            f"{len(result.parts[part]):,}",
-            f"{leaked / len(result.parts[part]):.1%}",
+            f"{result.sizes[part]:,}",
+            f"{leaked / result.sizes[part]:.1%}",
             *map(str, causes),
         )
         for part, (leaked, *causes) in result.leaked.items()

@@ -681,6 +681,19 @@ def flatten(config: Config) -> dict[str, Any]:
     return flat
 
 
+def to_assignments(config: Config, sections: Iterable[str]) -> list[str]:
+    """The `--set KEY=VALUE` for all that is no default, of the keys that begin with one of the sections."""
+    defaults, chosen = flatten(Config()), tuple(sections)
+    changed = {
+        key: value for key, value in flatten(config).items() if value != defaults[key] and key.startswith(chosen)
+    }
+    texts = [
+        f"{key}={value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}"
+        for key, value in changed.items()
+    ]
+    return [part for text in texts for part in ("--set", text)]
+
+
 def _docstrings() -> dict[str, dict[str, str]]:
     """Section to setting to what is said of it below its line.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shlex
 from collections import Counter, defaultdict
@@ -16,7 +15,7 @@ import numpy as np
 from crycli import __version__, audio, checks, pages
 from crycli.audio import Excerpt
 from crycli.cache import Cache, cache_folder
-from crycli.config import Config, flatten
+from crycli.config import Config, flatten, to_assignments
 from crycli.errors import AudioError
 from crycli.manifest import Clip, stored_path
 from crycli.measures import flag_meaning
@@ -33,6 +32,7 @@ MEASURES = (
     "dc_offset",
 )
 DURATION_BINS = 20
+SECTIONS = ("data.", "checks.")  # of the configuration, that tell what is found
 
 
 def build_report(
@@ -67,7 +67,7 @@ def build_report(
         "check": False,
         "command": reproduce(roots, config),
         "roots": [readable(root) for root in roots],
-        "settings": {key: value for key, value in flatten(config).items() if key.startswith(("data.", "checks."))},
+        "settings": {key: value for key, value in flatten(config).items() if key.startswith(SECTIONS)},
         "parts": {part: checks.summarise(some) for part, some in parts.items()},
         "folds": {fold: checks.summarise(some) for fold, some in sorted(folds.items(), key=_by_number)},
         "corpora": {name: checks.summarise(some) for name, some in _by(clips, lambda clip: clip.corpus).items()},
@@ -117,19 +117,8 @@ def leak_entries(leaks: Iterable[checks.Leak]) -> list[dict[str, Any]]:
 
 def reproduce(roots: Sequence[str], config: Config, *, check: bool = False) -> str:
     """What to type for the same result."""
-    defaults = flatten(Config())
-    changed = {key: value for key, value in flatten(config).items() if value != defaults[key]}
-    settings = [
-        text
-        for key, value in changed.items()
-        if key.startswith(("data.", "checks."))
-        for text in (
-            "--set",
-            f"{key}={json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else value}",
-        )
-    ]
     names = ["--check", *map(readable, roots)] if check else [*map(readable, roots), "-o", "DATA"]
-    return shlex.join(["crycli", "prepare", *names, *settings])
+    return shlex.join(["crycli", "prepare", *names, *to_assignments(config, SECTIONS)])
 
 
 def render_report(

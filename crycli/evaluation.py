@@ -17,12 +17,12 @@ from crycli.answers import Answers, ask, from_predictions, read_answers
 from crycli.appraisal import Appraisal, Rival, against, appraise, score
 from crycli.audio import Excerpt
 from crycli.checkpoint import read_json
-from crycli.config import Config
+from crycli.config import Config, to_assignments
 from crycli.errors import AudioError, DataError
 from crycli.evalreport import PICTURES, About, Example, build_metrics, pictures, render_page, to_markdown
 from crycli.explaining import Occlusion, occlude
 from crycli.inference import Predictor, load_predictor
-from crycli.manifest import PARTS, Clip, read_manifest, write_rows
+from crycli.manifest import PARTS, Clip, read_manifest, read_table, write_rows
 from crycli.naming import by_known_name
 from crycli.outputs import claim_folder, refuse_existing, write_bytes, write_json, write_text
 from crycli.predictions import Prediction, columns, to_row
@@ -36,6 +36,7 @@ REPORT_FILES = (
     *(f"{name}.{form}" for name in PICTURES for form in ("png", "svg")),
 )
 OUT_OF_FOLD = "out-of-fold"
+SETTINGS = ("eval.", "predict.", "limits.", "data.seed")  # what the numbers of a report depend on
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,7 @@ def evaluate(
         error = next(answer.error for answers in asked for answer in answers if answer.error)
         raise DataError(f"none of the {len(clips)} recordings of {data}/{part}.csv can be read: {error}")
     used = [clip for clip, read in zip(clips, readable, strict=True) if read]
+    whole = whole_groups(clips)
     answered = [
         _in_order(names, predictor, [answer for answer, read in zip(answers, readable, strict=True) if read])
         for predictor, answers in zip(predictors, asked, strict=True)
@@ -108,7 +110,7 @@ def evaluate(
         leakage.find_shared(predictor.classifier.folder, used, [prediction.digest for prediction in predictions])
         for predictor, predictions in zip(predictors, answered, strict=True)
     )
-    used = whole_groups(used)
+    used = [clip for clip, read in zip(whole, readable, strict=True) if read]
     answers, *others = (from_predictions(names, used, predictions) for predictions in answered)
     train = _training_clips(data, part) if config.eval.baselines else []
     appraisal = appraise(answers, config, train=train, shared=shared, on_step=on_step)
@@ -116,7 +118,7 @@ def evaluate(
         title=models[0],
         split=part,
         data=str(data),
-        command=shlex.join(["crycli", "eval", *models, str(data), "-o", "REPORT", "--split", part]),
+        command=_command([*models, str(data), *(["--compare-split"] if compare_splits else [])], config),
         unreadable=int((~readable).sum()),
         temperature=predictors[0].temperature,
         config=config,
@@ -127,7 +129,7 @@ def evaluate(
     )
     evaluation = Evaluation(about, appraisal, rivals, comparison)
     examples = _examples(answers, predictors[0], config.eval.examples, on_step)
-    _write(evaluation, examples, list(zip(clips, asked[0], strict=True)), output)
+    _write(evaluation, examples, list(zip(whole, asked[0], strict=True)), output)
     return evaluation
 
 
@@ -144,14 +146,8 @@ def evaluate_folds(
     refuse_existing(output, force=force)
     if not (run / "folds.json").is_file() or not (run / "predictions.csv").is_file():
         raise DataError(f"{run} is no finished cross-validation: make one with `crycli train DATA -o {run} --folds 5`")
-    count = int(read_json(run / "folds.json")["folds"])
     answers, unreadable = read_answers(run / "predictions.csv")
-    by_key = {
-        _key(clip): clip
-        for fold in range(1, count + 1)
-        for clip in read_manifest(run / f"fold-{fold}" / "data" / "test.csv")
-    }
-    answers = answers.with_clips([by_key.get(_key(clip), clip) for clip in answers.clips])
+    answers = answers.with_clips(whole_groups(_clips_of_folds(run, answers)))
     claim_folder(output, force=force, owned=REPORT_FILES)
     train = answers.clips if config.eval.baselines else ()
     appraisal = appraise(answers, config, train=train, by_fold=True, on_step=on_step)
@@ -159,7 +155,7 @@ def evaluate_folds(
         str(run),
         OUT_OF_FOLD,
         str(run / "predictions.csv"),
-        shlex.join(["crycli", "eval", str(run), "--folds", "-o", "REPORT"]),
+        _command([str(run), "--folds"], config),
         unreadable,
         None,
         config,
@@ -179,12 +175,13 @@ def evaluate_file(
     config = config or Config()
     refuse_existing(output, force=force)
     answers, unreadable = read_answers(file)
+    answers = answers.with_clips(whole_groups(answers.clips))
     claim_folder(output, force=force, owned=REPORT_FILES)
     about = About(
         str(file),
         "predictions",
         str(file),
-        shlex.join(["crycli", "eval", "--predictions", str(file), "-o", "REPORT"]),
+        _command(["--predictions", str(file)], config),
         unreadable,
         None,
         config,
@@ -192,8 +189,27 @@ def evaluate_file(
     return _finish(Evaluation(about, appraise(answers, config, on_step=on_step)), config, output)
 
 
-def _key(clip: Clip) -> tuple[str, float]:
-    return str(clip.path), round(clip.start or 0.0, 3)
+def _clips_of_folds(run: Path, answers: Answers) -> list[Clip]:
+    """The clips that were answered, as the manifests of the folds have them: in each fold both are in one order."""
+    count = int(read_json(run / "folds.json")["folds"])
+    tested = {str(fold): read_manifest(run / f"fold-{fold}" / "data" / "test.csv") for fold in range(1, count + 1)}
+    waiting = {fold: iter(clips) for fold, clips in tested.items()}
+    table = read_table(run / "predictions.csv")
+    clips = [
+        replace(clip, label=clip.label.strip())
+        for fold, error in zip(table["fold"], table["error"], strict=True)
+        for clip in [next(waiting.get(fold, iter(())), None)]
+        if clip is not None and not error
+    ]
+    # By their names: the run may have been told relative paths, and the manifests of its folds never are.
+    if [(clip.path.name, clip.label) for clip in clips] != [(clip.path.name, clip.label) for clip in answers.clips]:
+        raise DataError(f"{run}/predictions.csv does not fit the folds beside it: make the cross-validation anew")
+    return clips
+
+
+def _command(given: Sequence[str], config: Config) -> str:
+    """What to type for the same report."""
+    return shlex.join(["crycli", "eval", *given, "-o", "REPORT", *to_assignments(config, SETTINGS)])
 
 
 def _finish(evaluation: Evaluation, config: Config, output: Path) -> Evaluation:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from crycli.checkpoint import read_json
 from crycli.errors import CheckpointError
 from crycli.manifest import Clip
-from crycli.naming import by_known_name
+from crycli.naming import by_known_name, normal
 from crycli.outputs import write_json
 
 KNOWN_FILE = "known_clips.json"
@@ -70,7 +70,7 @@ def write_known(
     for part in KNOWN_PARTS:
         # Sorted, or the order would tell that of the names.
         content[part] = {
-            "groups": sorted(_hash(salt, "group", name) for name in names[part]),
+            "groups": sorted({_hash(salt, "group", name) for name in names[part]}),
             "sounds": sorted(_hash(salt, "sound", digest) for digest in sounds[part]),
         }
     write_json(folder / KNOWN_FILE, content)
@@ -116,7 +116,7 @@ def _is_silent(clip: Clip) -> bool:
 
 
 def _hash(salt: str, kind: str, text: str) -> str:
-    content = f"{salt} {kind} {text}".encode("utf-8", "surrogatepass")
+    content = f"{salt} {kind} {normal(text)}".encode("utf-8", "surrogatepass")
     return hashlib.sha256(content).hexdigest()[:DIGITS]
 
 

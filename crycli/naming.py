@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -71,6 +72,11 @@ class Named:
 
 NamingRule = Callable[[str], Named]
 """From a recording's path below its root, with "/", to what it tells."""
+
+
+def normal(name: str) -> str:
+    """A label or a group in the one form (NFC) that all its spellings have: a Mac writes the same name otherwise."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _stem(relative: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shlex
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from crycli.config import Config
 from crycli.datareport import build_report, counted, readable, render_report
 from crycli.errors import DataError, OutputError
-from crycli.keeping import read_places
+from crycli.keeping import Place, read_places
 from crycli.manifest import PARTS, Clip, manifest_text, rows_text
 from crycli.outputs import claim_folder, json_text, refuse_existing, write_together
 from crycli.progress import OnStep, silent
@@ -85,11 +85,11 @@ def prepare_dataset_csv(
         reason = reasons.most_common(1)[0][0]
         example = next(item.path for item in found.rejected if item.reason == reason)
         raise DataError(f"none of the {len(scanned.found)} recordings can be used: {reason}, such as {example}")
-    clips, fold_warnings = _with_folds(found, config)
+    clips, fold_warnings = _with_folds(found, config, kept.values())
     parts = _split(found, clips, config)
     report = build_report(found, parts, [str(root) for root in roots], config, output)
     if gone:
-        warnings.append(f"{counted(gone, 'recording')} of {keep} no longer used")
+        warnings.append(f"{counted(gone, 'recording')} in the split to keep, {keep}, and no longer among these")
     if keep is not None:
         report["command"] += f" --keep {shlex.quote(readable(keep))}"
     warnings += [*fold_warnings, *_warn_of_length(clips, config.data.max_seconds)]
@@ -134,11 +134,11 @@ def _warn_of_length(clips: Sequence[Clip], max_seconds: float) -> list[str]:
     ]
 
 
-def _with_folds(found: Survey, config: Config) -> tuple[list[Clip], list[str]]:
+def _with_folds(found: Survey, config: Config, kept: Iterable[Place]) -> tuple[list[Clip], list[str]]:
     """The clips with their folds, where folds are wanted: those of an earlier split, official ones, and new ones."""
     folds = config.data.folds
     fixed = {group: fold for group, (_, fold) in found.places.items() if fold is not None}
-    kept_folds = max(fixed.values(), default=folds)
+    kept_folds = max((fold for _, fold in kept if fold is not None), default=folds)
     if kept_folds != folds:
         raise DataError(f"the split to keep has {kept_folds} folds: give --folds {kept_folds}")
     if folds is None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,7 +14,7 @@ from crycli import audio
 from crycli.config import COLUMN_RULE, DataConfig
 from crycli.errors import DataError
 from crycli.manifest import COLUMNS, PART_OF, path_column, read_table, read_times, resolve_path
-from crycli.naming import Named, by_known_name, naming_rule
+from crycli.naming import Named, by_known_name, naming_rule, normal
 from crycli.outputs import settle
 from crycli.progress import OnStep, Step, silent
 
@@ -333,8 +332,8 @@ def _describe(
     return Found(
         path,
         relative,
-        unicodedata.normalize("NFC", named.label),  # a Mac writes the same name otherwise
-        group,
+        normal(named.label),
+        normal(group),
         named.corpus or grouped.corpus or source.corpus,
         problem,
         told,

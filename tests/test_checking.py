@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import unicodedata
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -334,3 +335,29 @@ def test_the_folds_of_a_split_are_checked_beside_its_parts(tmp_path: Path) -> No
     alone = check_dataset([tmp_path / "train.csv"], settings(r"data.group_by=baby-\d"))
     assert set(alone.parts) == {"fold 1", "fold 2"}
     assert alone.leaks
+
+
+def test_a_group_in_two_folds_beside_a_column_of_parts_is_told_in_one_table(crycli: Command, tmp_path: Path) -> None:
+    names = [f"baby-{number // 2}-{number}.wav" for number in range(8)]
+    for number, name in enumerate(names):
+        record(tmp_path / name, seed=number)
+    # The usual layout: folds of the training part alone, and a test part without any.
+    places = [("train", "1"), ("train", "2"), ("train", "2"), ("train", "2"), *[("test", "")] * 4]
+    rows = [f"{name},low,{part},{fold}" for name, (part, fold) in zip(names, places, strict=True)]
+    file = table(tmp_path / "all.csv", "path,label,split,fold", rows)
+    result = check_dataset([file], settings(r"data.group_by=baby-\d"))
+    assert result.sizes == {"train": 4, "test": 4, "fold 1": 1, "fold 2": 3}
+    assert {(leak.part, leak.other) for leak in result.leaks} == {("fold 1", "fold 2")}
+    outcome = crycli("prepare", "--check", file, "--set", r"data.group_by=baby-\d")
+    assert outcome.code == 1
+    (line,) = [line.split() for line in outcome.out.splitlines() if line.startswith("fold 2")]
+    assert line == ["fold", "2", "1", "3", "33.3%", "1", "0"]
+
+
+def test_a_name_in_two_unicode_forms_is_one_group_in_columns_and_in_paths(tmp_path: Path) -> None:
+    both = [unicodedata.normalize(form, "zoë") for form in ("NFC", "NFD")]
+    for part, name in zip(("train", "test"), both, strict=True):
+        record(tmp_path / f"{name}-{part}.wav", seed=len(name))
+        table(tmp_path / f"{part}.csv", "path,label,baby", [f"{name}-{part}.wav,müde,{name}"])
+    for rule in ("column:baby", r"^([^-]+)-"):
+        assert check_dataset([tmp_path], settings(f"data.group_by={rule}")).leaked == {"test": (1, 1, 0)}, rule

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shlex
 import shutil
 import struct
 from collections.abc import Callable
@@ -17,9 +18,10 @@ import soundfile
 from conftest import Outcome, cry, settings, write_cries
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, f1_score, log_loss
 
+from crycli.appraisal import Appraisal
 from crycli.audio import Excerpt
 from crycli.errors import CheckpointError, ConfigError, DataError, OutputError
-from crycli.evaluation import REPORT_FILES, evaluate
+from crycli.evaluation import REPORT_FILES, evaluate, evaluate_file, evaluate_folds
 from crycli.inference import load_predictor
 from crycli.leakage import write_known
 from crycli.manifest import Clip, read_manifest, write_manifest
@@ -28,6 +30,7 @@ from crycli.prepare import prepare_dataset_csv
 from crycli.training import train
 
 FILES = set(REPORT_FILES)
+PHONES = tuple(f"0a1b2c3d-0000-4000-8000-{phone:012d}" for phone in range(3))
 
 
 @pytest.fixture(scope="module")
@@ -337,9 +340,16 @@ def test_answers_without_probabilities_have_the_scores_that_need_none(
     ("content", "message"),
     [
         ("path,group\nx,1\n", "needs a column label"),
-        ("label,p_a,p_b\na,0.9,0.9\n", "sum to 1"),
-        ("label,p_a,p_b\na,much,0.9\n", "no number"),
-        ("label,p_a,p_b\nc,0.5,0.5\n", "no column p_LABEL"),
+        ("label,p_a,p_b\na,0.9,0.9\n", "row 2: the columns p_LABEL must sum to 1, not to 1.800"),
+        ("label,p_a,p_b\na,much,0.9\n", "row 2: p_a must be a probability, not 'much'"),
+        ("label,p_a,p_b\na,0,1\na,2,-1\n", "row 3: p_b must be a probability, not '-1'"),
+        ("label,p_a,p_b\nc,0.5,0.5\n", "label holds c, for which there is no column p_LABEL"),
+        ("label,predicted,p_a,p_b\na,c,0.5,0.5\n", "predicted holds c, for which there is no column p_LABEL"),
+        ("label,p_a,p_b\n ,0.5,0.5\n", "row 2: the label is empty"),
+        ("label,predicted\na,a\na,\n", "row 3: the predicted is empty"),
+        ("true_label,label,error\na,,unheard\n,a,\n", "row 3: the true_label is empty"),
+        ("label,p_a,p_a \na,0.5,0.5\n", "two columns are called p_a"),
+        ("path,start,end,label,confidence,error,p_a,p_b\nx,0,1,a,0.9,,0.9,0.1\n", "add a column true_label"),
         ("label,predicted\n", "no answers"),
     ],
 )
@@ -351,6 +361,100 @@ def test_predictions_that_cannot_be_used_are_refused_with_one_line(
     assert done.code == 1
     assert message in done.err.replace("\n", " ")
     assert not (tmp_path / "report").exists()
+
+
+def appraised(folder: Path, content: str, *assignments: str) -> Appraisal:
+    """What a CSV of predictions is worth; its report is beside it."""
+    (folder / "answers.csv").write_text(content)
+    chosen = settings("eval.draws=100", "eval.examples=0", *assignments)
+    return evaluate_file(folder / "answers.csv", folder / "report", chosen, force=True).appraisal
+
+
+def test_the_answer_is_the_column_predicted_also_beside_probabilities(tmp_path: Path) -> None:
+    content = "label,predicted,p_a,p_b,group\n" + "a,b,0.6,0.4,1\na,a,0.9,0.1,2\nb,a,0.2,0.8,3\n"
+    found = appraised(tmp_path, content)
+    assert found.answers.predicted.tolist() == [1, 0, 0]
+    assert found.answers.confidence == pytest.approx([0.4, 0.9, 0.2])
+    assert found.scores.report.confusion == ((1, 1), (1, 0))
+    assert [(row["label"], row["confidence"]) for row in rows(tmp_path / "report")] == [
+        ("b", "0.400000"),
+        ("a", "0.900000"),
+        ("a", "0.200000"),
+    ]
+
+
+def test_blanks_around_labels_and_column_names_do_not_matter(tmp_path: Path) -> None:
+    found = appraised(tmp_path, "label, predicted,group\ncry ,cry,1\n not_cry,cry ,2\n")
+    assert found.answers.names == ("cry", "not_cry")
+    assert found.answers.predicted.tolist() == [0, 0]
+
+
+def test_measures_in_a_file_of_predictions_make_the_same_slices_as_in_a_manifest(tmp_path: Path) -> None:
+    lines = [
+        f"{'ab'[number % 2]},a,{number},{1 + number / 10},{-50 + number},{('amrnb', 'aac')[number % 2]},8000,long"
+        for number in range(30)
+    ]
+    header = "label,predicted,group,duration,loudness_db,codec,sample_rate,silent_share"
+    found = appraised(tmp_path, "\n".join([header, *lines, "a,a,x,?,,,44100,short"]))
+    attributes = {one.attribute: set[str]() for one in found.slices}
+    for one in found.slices:
+        attributes[one.attribute].add(one.value)
+    assert list(attributes) == ["sample rate", "codec", "duration", "loudness", "silent_share"]
+    assert attributes["codec"] == {"amrnb", "aac", "not stated"}
+    assert len(attributes["duration"]) == len(attributes["loudness"]) == 4
+
+
+def test_known_file_names_tell_the_groups_of_a_file_of_predictions(
+    tmp_path: Path, crycli: Callable[..., Outcome]
+) -> None:
+    uploads = [f"/there/{PHONES[phone]}-143019276{take}-1.7-m-26-hu.wav" for phone in range(3) for take in range(2)]
+    lines = [f"{path},{'ab'[number % 2]},a" for number, path in enumerate(uploads)]
+    file = tmp_path / "answers.csv"
+    file.write_text("\n".join(["path,label,predicted", *lines]))
+    done = crycli("eval", "--predictions", file, "-o", tmp_path / "report", "--set", "eval.draws=100")
+    assert (scores(tmp_path / "report")["groups"], "no group" in done.err) == (3, False)
+    file.write_text("\n".join(["path,label,predicted", *lines, "/there/some.wav,a,b", "/there/some.wav,b,b"]))
+    done = crycli("eval", "--predictions", file, "-o", tmp_path / "report", "--set", "eval.draws=100", "--force")
+    assert scores(tmp_path / "report")["groups"] == 4
+    assert done.err.count("no group for 2 of 8 clips") == 1
+    listed = [f"{line},{number}" for number, line in enumerate(lines)]
+    found = appraised(tmp_path, "\n".join(["path,label,predicted,group", *listed]))
+    assert len(set(found.answers.groups)) == 3
+
+
+def test_the_predictions_hold_the_groups_that_were_scored(
+    runs: dict[str, Path], small: Path, tmp_path: Path, crycli: Callable[..., Outcome]
+) -> None:
+    clips = read_manifest(small / "train.csv")[:4]
+    named = [small / f"{PHONES[0]}-143019276{take}-1.7-m-26-hu.wav" for take in range(len(clips))]
+    for clip, path in zip(clips, named, strict=True):
+        shutil.copy(clip.path, path)
+    write_manifest(
+        small / "test.csv",
+        [Clip(path, clip.label, f"apart {path.name}") for clip, path in zip(clips, named, strict=True)],
+    )
+    evaluate([str(runs["layer"])], small, tmp_path / "report", settings("eval.draws=100"))
+    assert scores(tmp_path / "report")["groups"] == 1
+    assert {row["group"] for row in rows(tmp_path / "report")} == {PHONES[0]}
+    assert crycli("eval", "--predictions", tmp_path / "report" / "predictions.csv", "-o", tmp_path / "again").code == 0
+    assert scores(tmp_path / "again")["groups"] == 1
+
+
+def test_the_command_of_a_report_gives_the_same_report(
+    runs: dict[str, Path], data: Path, tmp_path: Path, crycli: Callable[..., Outcome]
+) -> None:
+    (tmp_path / "answers.csv").write_text("label,predicted,group\n" + "a,a,1\na,b,2\nb,b,3\nb,b,4\n" * 2)
+    changed = ("--set", "eval.draws=300", "--set", "data.seed=7", "--set", "predict.threshold=0.25")
+    for given in (
+        ("--predictions", tmp_path / "answers.csv"),
+        (runs["layer"], data, "--split", "train", "--compare-split"),
+    ):
+        crycli("eval", *given, *changed, "-o", tmp_path / "first", "--force")
+        command = shlex.split(scores(tmp_path / "first")["command"])
+        assert command[:2] == ["crycli", "eval"]
+        again = [str(tmp_path / "second") if word == "REPORT" else word for word in command[1:]]
+        assert crycli(*again, "--force").code == 0
+        assert scores(tmp_path / "second") == scores(tmp_path / "first")
 
 
 @pytest.mark.parametrize(
@@ -380,6 +484,38 @@ def test_out_of_fold_predictions_are_pooled(
         assert found[name] == pytest.approx(pooled[name]), name
     assert [baseline["name"] for baseline in found["baselines"]][-1] == "MFCC + logistic regression"
     assert crycli("eval", data, "--folds", "-o", tmp_path / "other").code == 1
+
+
+def test_excerpts_of_one_start_keep_their_own_labels_out_of_fold(tmp_path: Path) -> None:
+    told = [("rec0.wav", 0.0, 2.0, "a"), ("rec0.wav", 0.0, 4.0, "b"), ("rec1.wav", 0.0, 3.0, "a")]
+    folds = {1: told, 2: [(name.replace("rec", "other"), *rest) for name, *rest in told]}
+    lines = ["path,start,end,label,confidence,error,true_label,group,fold,p_a,p_b"]
+    for fold, clips in folds.items():
+        (tmp_path / f"fold-{fold}" / "data").mkdir(parents=True)
+        write_manifest(
+            tmp_path / f"fold-{fold}" / "data" / "test.csv",
+            [
+                Clip(Path("there") / name, label, name, start=start, end=end, fold=fold)
+                for name, start, end, label in clips
+            ],
+        )
+        for name, start, end, label in clips:
+            error = "no such file" if name == "other0.wav" and end == 2.0 else ""
+            answer = ",,,,no such file" if error else f"{start},{end},a,0.7,"
+            lines.append(f"there/{name},{answer},{label},{name},{fold},0.7,0.3")
+    (tmp_path / "predictions.csv").write_text("\n".join(lines))
+    (tmp_path / "folds.json").write_text('{"folds": 2}')
+    chosen = settings("eval.baselines=false", "eval.draws=100")
+    clips = evaluate_folds(tmp_path, tmp_path / "report", chosen).appraisal.answers.clips
+    expected = [(name, end, label, fold) for fold in folds for name, _, end, label in folds[fold]]
+    del expected[3]  # the one that could not be read
+    assert [(clip.path.name, clip.end, clip.label, clip.fold) for clip in clips] == expected
+    assert [(row["end"], row["true_label"]) for row in rows(tmp_path / "report")] == [
+        (f"{end:.3f}", label) for _, end, label, _ in expected
+    ]
+    (tmp_path / "predictions.csv").write_text("\n".join([*lines[:1], *lines[2:]]))
+    with pytest.raises(DataError, match="does not fit the folds"):
+        evaluate_folds(tmp_path, tmp_path / "report", chosen, force=True)
 
 
 def test_the_temperature_makes_eval_and_predict_agree_and_the_answer_unsure_where_that_is_asked_for(

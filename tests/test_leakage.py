@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,15 @@ def test_exactly_the_shared_groups_and_sounds_are_found(train: Table, validation
         either |= np.array([group in groups or digest in sounds for group, digest in test], bool)
     assert shared.clips.dtype == np.bool_
     assert shared.clips.tolist() == either.tolist()
+
+
+def test_a_group_is_known_in_both_unicode_forms_of_its_name(tmp_path: Path) -> None:
+    composed, parted = (unicodedata.normalize(form, "Zoë") for form in ("NFC", "NFD"))
+    write(tmp_path, {"train": [(composed, ""), (parted, "")], "validation": [(composed, "")]})
+    shared = find(tmp_path, [(parted, ""), ("Max", "")])
+    assert shared.clips.tolist() == [True, False]
+    known = json.loads((tmp_path / KNOWN_FILE).read_text())
+    assert len(known["train"]["groups"]) == 1
 
 
 def test_samples_at_one_rate_are_the_same_sound_whatever_file_they_come_from(tmp_path: Path) -> None:

@@ -872,8 +872,21 @@ def test_recordings_that_are_gone_from_a_kept_split_are_counted(tmp_path: Path) 
     gone = old.parts["train"][0].path
     gone.unlink()
     new = prepare(cries, tmp_path / "new", BY_BABY, keep=tmp_path / "old")
-    assert any(warning.startswith("1 recording") and "no longer" in warning for warning in new.warnings)
+    assert f"1 recording is in the split to keep, {tmp_path / 'old'}, and no longer among these" in new.warnings
     assert part_of(new) == {path: part for path, part in part_of(old).items() if path != gone}
+
+
+def test_a_kept_split_has_its_folds_also_where_all_recordings_of_the_last_one_are_gone(tmp_path: Path) -> None:
+    cries, old = grown(tmp_path, "data.folds=3")
+    folds = {clip.path: clip.fold for clip in clips_in(old)}
+    for path in [path for path, fold in folds.items() if fold == 3]:
+        path.unlink()
+    path = record(cries / "low" / "baby-77-0.wav", hertz=777.0)
+    new = prepare(cries, tmp_path / "new", BY_BABY, "data.folds=3", keep=tmp_path / "old")
+    expected = {path: fold for path, fold in folds.items() if fold != 3} | {path: 3}
+    assert {clip.path: clip.fold for clip in clips_in(new)} == expected
+    with pytest.raises(DataError, match="the split to keep has 3 folds: give --folds 3"):
+        prepare(cries, tmp_path / "new", BY_BABY, "data.folds=2", keep=tmp_path / "old", force=True)
 
 
 def bridge(path: Path, *pieces: Path) -> Path:

@@ -785,6 +785,17 @@ def test_a_label_is_one_in_whichever_unicode_form_its_folder_is_written(form: st
     assert (item.label, item.path) == ("müde", tmp_path / name / "a.wav")
 
 
+def test_a_group_is_one_in_both_unicode_forms_of_its_name(tmp_path: Path) -> None:
+    both = [unicodedata.normalize(form, "zoë") for form in ("NFC", "NFD")]
+    fill(tmp_path, [f"low/{name}-{take}.wav" for take, name in enumerate(both)])
+    assert set(groups(look(tmp_path, r"data.group_by=/(?P<group>[^/]+)-\d+")).values()) == {"zoë"}
+    rows = [f"{number}.wav,low,{name}" for number, name in enumerate(both)]
+    listed = table(tmp_path / "list.csv", "\n".join(["path,label,group", *rows]))
+    assert set(groups(look(listed)).values()) == {"zoë"}
+    alone = fill(tmp_path / "alone", [f"low/{both[1]}.wav"])
+    assert not only(look(alone)).told
+
+
 @pytest.mark.parametrize("separator", [";", "\t"])
 def test_a_list_with_semicolons_or_tabs_is_read_as_well(separator: str, tmp_path: Path) -> None:
     rows = ["path,label", '"a, b.wav",low', "c.wav, high "]
