@@ -232,6 +232,14 @@ def test_guesses_raise_the_alarm() -> None:
     assert 'class="alarm"' in render_page(appraisal, ABOUT, [], pictures(appraisal))
 
 
+def test_mcnemar_is_not_asked_of_the_mean_of_many_guesses() -> None:
+    of = answers()
+    always, guessing = appraise(of, CONFIG, train=of.clips).rivals  # no recording is there for the third
+    assert always.difference.p_mcnemar is not None
+    assert guessing.difference.p_mcnemar is None
+    assert guessing.difference.interval is not None
+
+
 def test_answers_without_probabilities_have_dashes_and_no_curves() -> None:
     appraisal = appraise(replace(answers(), probabilities=None, uncalibrated=None), CONFIG)
     found = build_metrics(appraisal, ABOUT)
