@@ -21,7 +21,6 @@ from crycli.progress import OnStep, silent
 from crycli.slices import Slice, slices
 from crycli.verdict import Verdict
 
-LEVEL = 0.95  # of all intervals
 COMPARED_SCORE = "balanced_accuracy"
 ALWAYS_COMMONEST = "always the commonest"
 
@@ -101,7 +100,7 @@ def score(answers: Answers, config: Config) -> Scores:
     draws, seed = config.eval.draws, config.data.seed
     return Scores(
         report,
-        bootstrap.intervals(*given, answers.predicted, answers.groups, draws=draws, level=LEVEL, seed=seed),
+        bootstrap.intervals(*given, answers.predicted, answers.groups, draws=draws, seed=seed),
     )
 
 
