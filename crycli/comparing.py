@@ -44,7 +44,9 @@ def difference(
 ) -> Difference:
     """Compare two models by a paired bootstrap over groups (Efron and Tibshirani 1993, ch. 8, 13).
 
-    The difference is taken in each bootstrap sample, so what makes a sample easy for both models cancels.
+    The difference is taken in each bootstrap sample, so what makes a sample easy for both models cancels. What widens
+    the draws of few groups (`bootstrap.score_draws`) does so for it: of 150 sets of labels as skewed as 382/27/24/16/8,
+    in 60 and in 200 groups, two equally good models were told apart in none and in 2%; unwidened in 28% and in 16%.
 
     Args:
         names: label names.
