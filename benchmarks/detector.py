@@ -43,7 +43,7 @@ from mfcc import METHODS, NAMES, RATE, Flags, Floats, hear, hear_clips, labels_o
 
 from crycli import bootstrap, metrics
 from crycli.audio import Excerpt, Samples
-from crycli.comparing import OUTSIDE
+from crycli.bootstrap import OUTSIDE
 from crycli.config import Config, load_config
 from crycli.events import OFFSET_SHARE, EventPolicy, find_events
 from crycli.inference import Predictor, load_predictor

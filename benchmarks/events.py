@@ -32,7 +32,7 @@ from detector import DRAWS, HOURS_OF, RECIPE, kind_of, refuse_learnt
 from mfcc import NAMES, RATE, load
 
 from crycli.audio import Samples
-from crycli.comparing import OUTSIDE
+from crycli.bootstrap import OUTSIDE
 from crycli.config import load_config
 from crycli.events import EventFinder
 from crycli.inference import Predictor, load_predictor

@@ -32,7 +32,7 @@ import numpy as np
 
 from crycli import bootstrap, metrics, recipe
 from crycli.audio import Excerpt
-from crycli.comparing import OUTSIDE
+from crycli.bootstrap import OUTSIDE
 from crycli.config import load_config
 from crycli.inference import load_predictor
 from crycli.manifest import PARTS, Clip, read_manifest, write_manifest

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from crycli.metrics import Counts, Labels, Probabilities, brier_scores, calibration_gaps, log_losses
+from crycli.metrics import Counts, Labels, Probabilities, brier_scores, log_losses
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -27,8 +27,13 @@ OVER_LABELS = {
 }
 """Means over the labels, and of what."""
 """Scores that are means over labels, in which a rare label weighs as much as a common one."""
+SHARE = (0.0, 1.0)
 NO_SHARES = {"matthews": (-1.0, 1.0), "kappa": (-1.0, 1.0), "brier": (0.0, 2.0), "log_loss": (0.0, np.inf)}
-"""The ranges of the scores that are not from 0 to 1."""
+"""The ranges of scores: of those that are shares, and of the others."""
+
+LEVEL = 0.95  # of all intervals
+OUTSIDE = (1.0 - LEVEL) / 2.0  # of an interval, on either side
+SAME = 1e-9  # scores that differ by less are the same, reckoned in another order
 
 
 @dataclass(frozen=True)
@@ -70,12 +75,28 @@ def score_draws(
     *,
     draws: int = 2000,
     seed: int = 0,
+    tail: int = 0,
 ) -> dict[str, Draws]:
     """The scores of bootstrap samples of whole groups (Efron and Tibshirani 1993; Davison and Hinkley 1997, ch. 3.8).
 
     Clips of one baby are alike, so whole groups are drawn, as many as there are, with replacement: samples of clips
     would make the scores look too sure. A draw is a number of copies for each group. Sums over its clips are products
     of these with the groups' own sums; AUC and average precision come from running sums over the clips sorted once.
+
+    Samples of few groups vary too little, and those of groups that are all alike do not vary at all. So the draws of a
+    score are widened by the number m of groups that it rests on, before a mean over labels is taken of them:
+
+    - Their distances from the value over all clips are stretched by sqrt(m / (m - 1)) t(m - 1) / z, with the quantiles
+      at 0.975 of Student's t and of the normal distribution, within the range of the score: the small-sample correction
+      of percentile intervals of Hesterberg (2015, "What teachers should know about the bootstrap", arXiv 1411.5279). It
+      is 9.2 for two groups, 2.7 for three, 1.2 for ten and 1.01 for 200.
+    - A share that is the same in all of them is drawn from the tails of Clopper and Pearson's interval (1934) of that
+      share of m trials, half from either; from one tail alone where the share is 0 or 1.
+    - With fewer than two groups nothing is known of others: they are NaN.
+
+    The m groups are, for the score of a label, those with clips that bear it (for precision: that are called so; for
+    AUC and average precision: that bear it, or that do not, whichever is fewer); for Matthews' and Cohen's coefficients
+    those of the label that fewest groups bear; all of them for the other scores.
 
     Args:
         names: label names.
@@ -86,13 +107,16 @@ def score_draws(
             models can be taken draw by draw.
         draws: bootstrap samples.
         seed: another one gives other draws.
+        tail: another one gives other draws from the tails alone, which two models do not share.
 
     Returns:
         (draws,) values of each score of `metrics.Report`, by its name there, and of those of each label, as
         "recall/LABEL"; NaN in the draws for which `metrics.score` would give None. Those that rest on probabilities are
-        missing where there are none. In a mean over the labels, one that a draw happens to lack has the value that it
-        has in all the clips: otherwise a model of one answer would seem to be better than chance whenever a rare label
-        is not drawn.
+        missing where there are none; so is the calibration error, which chance alone makes greater: of a model without
+        any the percentiles leave out 0 always, and the basic interval does in one case of five. In a mean over the
+        labels, one that a draw happens to lack has the value that it has in all the clips: otherwise a model of one
+        answer would seem to be better than chance whenever a rare label is not drawn. That model's balanced accuracy
+        is chance in every draw.
     """
     distinct, of_group = np.unique(np.asarray(groups), return_inverse=True)
     rankings: list[_Ranking | None] = []
@@ -100,7 +124,7 @@ def score_draws(
         rankings = [
             _ranking(truth == label, probabilities[:, label], of_group, len(distinct)) for label in range(len(names))
         ]
-    sums = np.zeros((len(distinct), 3 * len(names) + (0 if probabilities is None else 12)))
+    sums = np.zeros((len(distinct), 3 * len(names) + (0 if probabilities is None else 2)))
     np.add.at(sums, of_group, _summands(len(names), truth, probabilities, predicted))
 
     def scores_of(copies: Counts) -> dict[str, Draws]:
@@ -112,14 +136,21 @@ def score_draws(
 
     at_once = max(1, NUMBERS_AT_ONCE // len(truth))
     parts = [scores_of(copies) for copies in _copies(len(distinct), draws, at_once, seed)]
-    found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    of_all = scores_of(np.ones((1, len(distinct))))
+    of_all = {name: float(value) for name, (value,) in scores_of(np.ones((1, len(distinct)))).items()}
+    resting = _resting(names, truth, predicted, of_group)
+    generator = np.random.default_rng([seed, tail])
+    found = {}
+    for name, value in of_all.items():
+        values, count = np.concatenate([part[name] for part in parts]), resting.get(name, len(distinct))
+        found[name] = _widened(values, value, count, NO_SHARES.get(name, SHARE), generator)
     for mean, score in OVER_LABELS.items():
         keys = [f"{score}/{name}" for name in names]
         if keys[0] in found:
-            found[mean] = _mean_over_labels(
-                np.stack([found[key] for key in keys], axis=1), np.concatenate([of_all[key] for key in keys])
-            )
+            values = np.stack([found[key] for key in keys], axis=1)
+            of_labels = np.array([of_all[key] for key in keys])
+            found[mean] = _mean_over_labels(values, of_labels) if resting[mean] > 1 else np.full(draws, np.nan)
+    if len(np.unique(predicted)) == 1 < min(len(distinct), len(np.unique(truth))):
+        found["balanced_accuracy"][:] = 1.0 / len(np.unique(truth))
     return found
 
 
@@ -131,17 +162,9 @@ def intervals(
     groups: Sequence[str],
     *,
     draws: int = 2000,
-    level: float = 0.95,
     seed: int = 0,
 ) -> dict[str, Interval]:
-    """Confidence intervals of the scores: percentiles of `score_draws` (Efron and Tibshirani 1993, ch. 13).
-
-    Where every draw has the same score and it is the best or the worst there is, a percentile would claim to be sure of
-    it. Such an interval is that of Clopper and Pearson (1934), with as many trials as groups. For the score of a label
-    they are the groups with clips that bear it (for precision: that are called so; for AUC and average precision: that
-    bear it, or that do not, whichever is fewer). For a mean over L labels with n_k groups each they are an effective
-    number as in Korn and Graubard (1998), L^2 / sum(1/n_k), with which one share would vary as the mean of shares does;
-    never more than all the groups.
+    """95% confidence intervals of the scores: percentiles of `score_draws` (Efron and Tibshirani 1993, ch. 13).
 
     Args:
         names: label names.
@@ -150,51 +173,63 @@ def intervals(
         predicted: (clips,) answers.
         groups: (clips,) groups.
         draws: bootstrap samples.
-        level: the share of them that an interval holds.
         seed: another one gives other draws.
 
     Returns:
-        By the names of `score_draws`. Left out: scores that rest on fewer than two groups, that fewer than half of the
-        draws define, or that are perfect or worst in all of them and are no shares (Matthews, kappa, log loss, Brier).
+        By the names of `score_draws`. Left out: scores that rest on fewer than two groups (a mean over labels does
+        where one of them does), that fewer than half of the draws define, or that are perfect or worst in all of them
+        and are no shares (Matthews, kappa, log loss, Brier).
     """
-    if len(set(groups)) < 2:
-        return {}
-    trials = _trials(names, truth, predicted, groups)
     found = {}
     for name, values in score_draws(names, truth, probabilities, predicted, groups, draws=draws, seed=seed).items():
-        defined = values[~np.isnan(values)]
-        if 2 * len(defined) < draws or trials.get(name, 2) < 2:
-            continue
-        interval = _interval(defined, NO_SHARES.get(name), trials.get(name, len(set(groups))), (1.0 - level) / 2.0)
+        interval = percentiles(values)
         if interval is not None:
             found[name] = interval
     return found
 
 
-def _interval(values: Draws, bounds: tuple[float, float] | None, trials: float, outside: float) -> Interval | None:
-    """The interval that leaves a share of `outside` on either side; None where it cannot be had."""
-    lowest, highest = bounds or (0.0, 1.0)
-    if (values == highest).all():
-        return Interval(outside ** (1.0 / trials), 1.0) if bounds is None else None
-    if (values == lowest).all():
-        return Interval(0.0, 1.0 - outside ** (1.0 / trials)) if bounds is None else None
-    low, high = np.quantile(values, [outside, 1.0 - outside])
+def percentiles(values: Draws) -> Interval | None:
+    """The interval that holds the middle 95% of draws; None where fewer than half of them are defined."""
+    defined = values[~np.isnan(values)]
+    if 2 * len(defined) < len(values):
+        return None
+    low, high = np.quantile(defined, [OUTSIDE, 1.0 - OUTSIDE])
     return Interval(float(low), float(high))
 
 
-def _trials(names: Sequence[str], truth: Labels, predicted: Labels, groups: Sequence[str]) -> dict[str, float]:
+def _widened(
+    values: Draws, value: float, groups: int, bounds: tuple[float, float], generator: np.random.Generator
+) -> Draws:
+    """The draws of a score that is `value` over all clips and rests on so many groups; see `score_draws`."""
+    from scipy.special import betaincinv, ndtri, stdtrit
+
+    if groups < 2 or np.isnan(value):
+        return np.full_like(values, np.nan)
+    if np.nan_to_num(np.abs(values - value)).max() > SAME:
+        stretch = np.sqrt(groups / (groups - 1)) * stdtrit(groups - 1, 1.0 - OUTSIDE) / ndtri(1.0 - OUTSIDE)
+        return np.asarray(np.clip(value + stretch * (values - value), *bounds))
+    if bounds != SHARE:
+        return np.full_like(values, np.nan) if value in bounds else values
+    places = (generator.permutation(len(values)) + 0.5) / len(values)
+    right, wrong = value * groups, (1.0 - value) * groups
+    tails = np.where(places < 0.5, betaincinv(right, wrong + 1.0, places), betaincinv(right + 1.0, wrong, places))
+    return np.where(np.isnan(tails), value, tails)  # there is no tail below 0 and above 1
+
+
+def _resting(names: Sequence[str], truth: Labels, predicted: Labels, of_group: npt.NDArray[np.intp]) -> dict[str, int]:
     """The number of groups that a score rests on, where it is not that of all groups."""
-    names_of = np.asarray(groups)
-    bearing = [len(np.unique(names_of[truth == label])) for label in range(len(names))]
-    trials: dict[str, float] = {}
+
+    def count(chosen: npt.NDArray[np.bool_]) -> int:
+        return len(np.unique(of_group[chosen]))
+
+    resting: dict[str, int] = {}
     for label, name in enumerate(names):
-        both = min(bearing[label], len(np.unique(names_of[truth != label])))
-        called = len(np.unique(names_of[predicted == label]))
-        trials |= {f"recall/{name}": bearing[label], f"f1/{name}": bearing[label], f"precision/{name}": called}
-        trials |= {f"auc/{name}": both, f"average_precision/{name}": both}
-    borne = np.array([count for count in bearing if count])
-    of_mean = min(float(len(borne) ** 2 / (1.0 / borne).sum()), len(np.unique(names_of)))
-    return trials | dict.fromkeys(OVER_LABELS, of_mean)
+        bearing = count(truth == label)
+        both = min(bearing, count(truth != label))
+        resting |= {f"recall/{name}": bearing, f"f1/{name}": bearing, f"precision/{name}": count(predicted == label)}
+        resting |= {f"auc/{name}": both, f"average_precision/{name}": both}
+    fewest = min(count(truth == label) for label in np.unique(truth))
+    return resting | dict.fromkeys((*OVER_LABELS, "matthews", "kappa"), fewest)
 
 
 def _copies(groups: int, draws: int, at_once: int, seed: int) -> Iterator[Counts]:
@@ -207,14 +242,13 @@ def _copies(groups: int, draws: int, at_once: int, seed: int) -> Iterator[Counts
 
 
 def _summands(labels: int, truth: Labels, probabilities: Probabilities | None, predicted: Labels) -> Counts:
-    """(clips, columns) whose sums make the scores: hits, clips and answers of each label, losses, calibration gaps."""
+    """(clips, columns) whose sums make the scores: hits, clips and answers of each label, and losses."""
     one = np.eye(labels)
     columns = [one[truth] * (truth == predicted)[:, None], one[truth], one[predicted]]
     if probabilities is not None:
         columns += [
             log_losses(truth, probabilities)[:, None],
             brier_scores(truth, probabilities)[:, None],
-            calibration_gaps(truth, predicted, probabilities),
         ]
     return np.concatenate(columns, axis=1)
 
@@ -243,12 +277,8 @@ def _of_answers(names: Sequence[str], hits: Counts, support: Counts, called: Cou
 
 
 def _of_probabilities(sums: Counts, clips: Counts) -> dict[str, Draws]:
-    """What (draws, 2 + bins) sums of losses and calibration gaps say of (draws,) clips."""
-    return {
-        "log_loss": sums[:, 0] / clips,
-        "brier": sums[:, 1] / clips,
-        "calibration_error": np.abs(sums[:, 2:]).sum(axis=1) / clips,
-    }
+    """What (draws, 2) sums of losses say of (draws,) clips."""
+    return {"log_loss": sums[:, 0] / clips, "brier": sums[:, 1] / clips}
 
 
 def _of_rankings(

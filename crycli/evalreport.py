@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
 from crycli import __version__, figures, pages
-from crycli.appraisal import LEVEL, Appraisal, Rival, Scores
-from crycli.bootstrap import Interval
+from crycli.appraisal import Appraisal, Rival, Scores
+from crycli.bootstrap import LEVEL, Interval
 from crycli.calibration import RiskCoverage
 from crycli.comparing import Difference
 from crycli.config import Config, flatten

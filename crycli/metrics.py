@@ -28,6 +28,7 @@ class LabelScores:
 
     Attributes:
         support: clips that truly bear the label.
+        groups: distinct groups among them.
         precision: share of the clips so called that bear it; None where none was so called.
         recall: share of the clips bearing it that were so called; None where none bears it.
         f1: their harmonic mean, 0 where nothing was found; None where no clip bears it.
@@ -37,6 +38,7 @@ class LabelScores:
     """
 
     support: int
+    groups: int
     precision: float | None
     recall: float | None
     f1: float | None
@@ -125,9 +127,11 @@ def score(
     called = confusion.sum(axis=0)
     hits = confusion.diagonal()
     auc, average_precision = _ranked(truth, probabilities, support)
+    names_of = np.arange(len(truth)) if groups is None else np.asarray(groups)
     labels = {
         name: LabelScores(
             support=int(support[index]),
+            groups=len(np.unique(names_of[truth == index])),
             precision=_ratio(hits[index], called[index]),
             recall=_ratio(hits[index], support[index]),
             f1=_ratio(2 * hits[index], support[index] + called[index]) if support[index] else None,
@@ -141,7 +145,7 @@ def score(
     several = len(borne) > 1
     return Report(
         clips=len(truth),
-        groups=len(truth) if groups is None else len(set(groups)),
+        groups=len(np.unique(names_of)),
         accuracy=float(hits.sum() / len(truth)),
         balanced_accuracy=float(np.mean([entry.recall or 0.0 for entry in borne])),
         macro_f1=float(f1.mean()),
@@ -173,21 +177,10 @@ def brier_scores(truth: Labels, probabilities: Probabilities) -> npt.NDArray[np.
     return np.asarray((differences**2).sum(axis=1), dtype=np.float64)
 
 
-def calibration_gaps(truth: Labels, predicted: Labels, probabilities: Probabilities) -> npt.NDArray[np.float64]:
-    """(clips, bins) confidence minus 1 for a right answer, minus 0 for a wrong one; 0 outside a clip's own bin.
-
-    The absolute values of the sums over clips, added up over bins and divided by the clips, are the expected
-    calibration error.
-    """
-    clips = np.arange(len(truth))
-    confidence = probabilities[clips, predicted]
-    gaps = np.zeros((len(truth), len(UPPER_EDGES) + 1))
-    gaps[clips, np.digitize(confidence, UPPER_EDGES, right=True)] = confidence - (truth == predicted)
-    return gaps
-
-
 def _calibration_error(truth: Labels, predicted: Labels, probabilities: Probabilities) -> float:
-    return float(np.abs(calibration_gaps(truth, predicted, probabilities).sum(axis=0)).sum() / len(truth))
+    confidence = probabilities[np.arange(len(truth)), predicted]
+    gaps = np.bincount(np.digitize(confidence, UPPER_EDGES, right=True), weights=confidence - (truth == predicted))
+    return float(np.abs(gaps).sum() / len(truth))
 
 
 def _ratio(part: float, whole: float) -> float | None:
@@ -218,6 +211,14 @@ def _ranked(
         for label, (area, precision) in zip(borne, of_borne, strict=True):
             auc[label], average_precision[label] = float(area), float(precision)
     return auc, average_precision
+
+
+def of_one_group(report: Report) -> str:
+    """Which labels' clips are of one group each, so that a mean over the labels has no interval; "" where none are."""
+    lone = [repr(name) for name, entry in report.labels.items() if entry.groups == 1]
+    if len(lone) < 2:
+        return "".join(f"{name} is of one group alone" for name in lone)
+    return f"{', '.join(lone[:-1])} and {lone[-1]} are of one group each"
 
 
 def remark(report: Report) -> str:

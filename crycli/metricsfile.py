@@ -54,7 +54,8 @@ class ScoresEntry(DescribedSection):
     commonest_accuracy: float
     """Accuracy of always answering it."""
     intervals: dict[str, IntervalEntry]
-    """Score to its interval; without those that cannot be had, as from one group."""
+    """Score to its interval; without those that cannot be had: of the calibration error, from one group, of a mean over
+    the labels where one of them is of one group."""
 
 
 class LabelEntry(DescribedSection):
@@ -62,6 +63,8 @@ class LabelEntry(DescribedSection):
 
     support: int
     """Clips that truly bear it."""
+    groups: int
+    """Distinct groups (babies, sources) among them."""
     precision: float | None
     """Share of the clips so called that bear it; null where none was so called."""
     recall: float | None
@@ -84,10 +87,10 @@ class DifferenceEntry(DescribedSection):
     value: float
     """The first one's minus the other one's."""
     interval: IntervalEntry | None
-    """From a bootstrap that draws the same groups for both; null for fewer than two groups."""
+    """From a bootstrap that draws the same groups for both; null for fewer than two groups of a label."""
     p_mcnemar: float | None
     """McNemar's test, whole groups changing sides: the probability of so different numbers of right answers if both
-    were right equally often; null for fewer than two groups."""
+    were right equally often; null for fewer than two groups, and against guesses that are drawn several times."""
 
 
 class RivalEntry(ScoresEntry):

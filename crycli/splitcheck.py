@@ -15,7 +15,7 @@ from crycli.comparing import Difference, difference
 from crycli.config import Config
 from crycli.errors import DataError
 from crycli.manifest import Clip
-from crycli.metrics import Labels, Probabilities, Report
+from crycli.metrics import Labels, Probabilities, Report, of_one_group
 from crycli.progress import OnStep, silent
 from crycli.splitting import assign_folds
 
@@ -61,7 +61,9 @@ class SplitComparison:
         )
         if self.leaks:
             return f"{scores} A split by clip leaks: it flatters by {more}."
-        return f"{scores} Whether a split by clip would flatter cannot be told: the difference is {more}."
+        lone = of_one_group(self.by_group)
+        why = f", and has no interval, because {lone}" if lone else ""
+        return f"{scores} Whether a split by clip would flatter cannot be told: the difference is {more}{why}."
 
 
 def compare_split(clips: Sequence[Clip], config: Config, on_step: OnStep = silent) -> SplitComparison:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from crycli.bootstrap import Interval
 from crycli.comparing import Difference
-from crycli.metrics import Labels, Report
+from crycli.metrics import Labels, Report, of_one_group
 
 Indices = npt.NDArray[np.int64]
 
@@ -194,7 +194,10 @@ def _against_chance(report: Report, interval: Interval | None, kind: str, p: flo
         "better": "is better than chance",
         "far_better": "is far better than chance",
     }[kind]
-    bounds = "" if interval is None else f" (95% interval {interval.low:.3f} to {interval.high:.3f})"
+    lone = of_one_group(report)
+    bounds = f" (no 95% interval: {lone})" if lone else ""
+    if interval is not None:
+        bounds = f" (95% interval {interval.low:.3f} to {interval.high:.3f})"
     probability = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
     return (
         f"The model {claim}: its balanced accuracy is {report.balanced_accuracy:.3f}{bounds} where chance gives "

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, strategies
 from scipy.stats import binomtest
 
-from crycli.bootstrap import score_draws
+from crycli.bootstrap import Interval, intervals, score_draws
 from crycli.comparing import difference, mcnemar, mcnemar_groups
 from crycli.metrics import Labels, score
 
@@ -43,6 +43,46 @@ def test_the_difference_is_that_of_a_loop_over_the_same_bootstrap_samples(name: 
         assert found.value == pytest.approx(getattr(one, name) - getattr(other, name))
     assert found.p_mcnemar == mcnemar_groups(truth, first, second, groups)
     assert found.score == name
+
+
+def test_a_model_without_an_error_in_few_groups_is_not_better_by_a_sure_number() -> None:
+    """A percentile of draws that all agree would say +0.500 to +0.500."""
+    truth, groups = np.repeat([0, 1], 8), [str(clip // 2) for clip in range(16)]
+    found = difference(["a", "b"], truth, truth, np.zeros_like(truth), groups)
+    own = intervals(["a", "b"], truth, None, truth, groups)["balanced_accuracy"]
+    assert found.value == 0.5
+    assert found.interval == Interval(pytest.approx(own.low - 0.5), 0.5)  # one answer to all is chance for sure
+    assert 0.4 < own.low < 0.63  # 0.40 and 0.63: of Clopper and Pearson's with four groups and with eight
+
+
+def test_two_models_without_an_error_in_few_groups_are_not_surely_the_same() -> None:
+    truth, groups = np.repeat([0, 1], 8), [str(clip // 2) for clip in range(16)]
+    found = difference(["a", "b"], truth, truth, truth, groups)
+    assert found.interval is not None
+    assert found.interval.low < -0.2 < 0.2 < found.interval.high
+
+
+def test_the_difference_of_means_over_labels_of_which_one_is_of_one_group_has_no_interval() -> None:
+    truth = np.array([0] * 20 + [1] * 4)
+    groups = [str(clip // 2) for clip in range(20)] + ["alone"] * 4
+    first, second = np.where(np.arange(24) % 7 == 0, 1 - truth, truth), np.where(np.arange(24) % 3 == 0, 1, truth)
+    assert difference(["a", "b"], truth, first, second, groups).interval is None
+    assert difference(["a", "b"], truth, first, second, groups, score="accuracy").interval is not None
+
+
+@pytest.mark.parametrize("rare", [2, 3, 5])
+def test_equally_good_models_seldom_differ_where_a_label_is_of_few_groups(rare: int) -> None:
+    generator = np.random.default_rng(0)
+    truth = np.repeat([0] * 20 + [1] * rare, 3)
+    groups = [str(clip // 3) for clip in range(len(truth))]
+
+    def answered() -> Labels:
+        chance = np.repeat(generator.beta(1.5, 1.0, 20 + rare), 3)
+        return np.where(generator.random(len(truth)) < chance, truth, 1 - truth)
+
+    found = [difference(["a", "b"], truth, answered(), answered(), groups, draws=400).interval for _ in range(60)]
+    apart = [interval for interval in found if interval is not None and not interval.low <= 0.0 <= interval.high]
+    assert len(apart) <= 4  # without widening 7 to 17
 
 
 def test_the_difference_is_that_of_copies_of_whole_groups() -> None:

@@ -149,7 +149,7 @@ def test_metrics_json_holds_what_was_found(full: Appraisal, others: tuple[Rival,
     report, intervals = full.scores.report, full.scores.intervals
     for key in ("clips", "groups", "chance_balanced_accuracy", "commonest_label", "commonest_accuracy", *SCORES):
         assert found[key] == getattr(report, key), key
-    assert set(found["intervals"]) == set(SCORES)
+    assert set(found["intervals"]) == set(SCORES) - {"calibration_error"}
     assert found["intervals"]["kappa"] == {"low": intervals["kappa"].low, "high": intervals["kappa"].high}
     assert tuple(found["labels"]) == NAMES
     for key in LABEL_SCORES:
@@ -230,6 +230,14 @@ def test_the_page_leads_with_the_verdict_and_raises_the_alarm_where_groups_are_s
 def test_guesses_raise_the_alarm() -> None:
     appraisal = appraise(answers(skill=0.0), CONFIG)
     assert 'class="alarm"' in render_page(appraisal, ABOUT, [], pictures(appraisal))
+
+
+def test_mcnemar_is_not_asked_of_the_mean_of_many_guesses() -> None:
+    of = answers()
+    always, guessing = appraise(of, CONFIG, train=of.clips).rivals  # no recording is there for the third
+    assert always.difference.p_mcnemar is not None
+    assert guessing.difference.p_mcnemar is None
+    assert guessing.difference.interval is not None
 
 
 def test_answers_without_probabilities_have_dashes_and_no_curves() -> None:

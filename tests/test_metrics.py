@@ -13,7 +13,7 @@ from hypothesis import given, settings, strategies
 from hypothesis.extra import numpy as arrays
 from sklearn import metrics as sklearn_metrics
 
-from crycli.metrics import Labels, Probabilities, Report, remark, score
+from crycli.metrics import Labels, Probabilities, Report, of_one_group, remark, score
 
 Table = tuple[list[str], Labels, Probabilities]
 
@@ -215,6 +215,17 @@ def test_a_label_that_no_clip_bears_does_not_enter_the_means() -> None:
     assert (report.balanced_accuracy, report.macro_f1, report.chance_balanced_accuracy) == (1.0, 1.0, 0.5)
     unheard = report.labels["unheard"]
     assert (unheard.support, unheard.precision, unheard.recall, unheard.f1) == (0, None, None, None)
+
+
+def test_the_labels_of_one_group_are_named() -> None:
+    truth, groups = np.array([0, 0, 1, 1, 2, 2]), ["x", "y", "x", "x", "y", "z"]
+    report = score(["a", "b", "c", "unheard"], truth, None, groups, truth)
+    assert [entry.groups for entry in report.labels.values()] == [2, 1, 2, 0]
+    assert of_one_group(report) == "'b' is of one group alone"
+    alone = score(["a", "b", "c"], truth, None, ["x"] * 6, truth)
+    assert of_one_group(alone) == "'a', 'b' and 'c' are of one group each"
+    by_itself = score(["a", "b", "c"], truth, None, predicted=truth)
+    assert (by_itself.groups, of_one_group(by_itself)) == (6, "")
 
 
 def test_a_single_clip_has_scores() -> None:

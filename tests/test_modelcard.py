@@ -48,6 +48,11 @@ def dataset(first: str, second: str, **measured: Any) -> dict[str, list[Clip]]:
     }
 
 
+def of_two_babies_each() -> dict[str, list[Clip]]:
+    parts = dataset("hungry", "tired")
+    return parts | {"validation": clips("hungry", range(20, 22)) + clips("tired", range(20, 22))}
+
+
 def facts(
     *assignments: str, labels: tuple[str, str] = ("hungry", "tired"), parts: dict[str, list[Clip]] | None = None
 ) -> CardFacts:
@@ -190,7 +195,17 @@ def test_a_single_group_has_no_intervals(tmp_path: Path) -> None:
     text = written(tmp_path, facts(parts=parts))
     assert {row(text, name)[1] for name in ("accuracy", "balanced accuracy", "macro F1", "macro AUC")} == {UNKNOWN}
     assert "a single group allows none" in text
-    assert "a single group allows none" not in written(tmp_path, facts())
+    assert "a single group allows none" not in written(tmp_path, facts(parts=of_two_babies_each()))
+
+
+def test_a_label_of_a_single_group_leaves_the_means_over_labels_without_an_interval(tmp_path: Path) -> None:
+    text = written(tmp_path, facts())
+    assert row(text, "accuracy")[1] != UNKNOWN
+    assert row(text, "balanced accuracy")[1] == row(text, "macro F1")[1] == UNKNOWN
+    assert "a label of a single group allows none of the means over labels" in text
+    whole = written(tmp_path, facts(parts=of_two_babies_each()))
+    assert row(whole, "balanced accuracy")[1] != UNKNOWN
+    assert "of the means over labels" not in whole
 
 
 def test_groups_in_both_parts_are_said_plainly_and_not_named(tmp_path: Path) -> None:

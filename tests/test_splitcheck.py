@@ -78,6 +78,14 @@ def test_labels_that_can_be_heard_are_found_in_either_split(by_label: list[Clip]
     assert "leaks" not in found.sentence
 
 
+def test_a_label_of_one_group_leaves_open_whether_a_split_by_clip_would_flatter(by_baby: list[Clip]) -> None:
+    first = next(clip.group for clip in by_baby if clip.label == "tired")
+    found = compare([clip for clip in by_baby if clip.label == "hungry" or clip.group == first])
+    assert found.difference.interval is None
+    assert not found.leaks
+    assert found.sentence.endswith(", and has no interval, because 'tired' is of one group alone.")
+
+
 def test_where_each_clip_is_a_group_there_is_nothing_to_compare(by_baby: list[Clip]) -> None:
     found = compare([replace(clip, group=str(clip.path)) for clip in by_baby])
     assert found.by_clip == found.by_group

@@ -218,7 +218,17 @@ HALF = [0, 0, 0, 1, 1, 0, 2, 0]  # recalls 3/4, 1/2, 1, 0
             "The model is better than chance: its balanced accuracy",
         ),
         (partial(verdict, EVERY, HALF, 0.0), "better", "p < 0.001 over 8 groups."),
-        (partial(verdict, EVERY, HALF, 0.012, bounds=None), "better", "0.562 where chance gives 0.250, p = 0.012"),
+        (
+            partial(verdict, EVERY, HALF, 0.012, bounds=None),
+            "better",
+            "0.562 (no 95% interval: 'tired' and 'belly_pain' are of one group each) where chance gives 0.250, ",
+        ),
+        (
+            partial(verdict, [0, 0, 0, 1], [0, 0, 0, 1], 0.012, bounds=None),
+            "better",
+            "1.000 (no 95% interval: 'discomfort' is of one group alone) where chance gives 0.500, p = 0.012",
+        ),
+        (partial(verdict, [0, 0, 1, 1], [0, 0, 1, 1], 0.012, bounds=None), "better", "1.000 where chance gives 0.500"),
         (partial(verdict, EVERY, HALF, bounds=(0.62, 0.9)), "better", "better than chance"),  # halfway: 0.625
         (partial(verdict, EVERY, EVERY, bounds=(0.63, 1.0)), "far_better", "The model is far better than chance"),
         (partial(verdict, EVERY, EVERY, 0.06, bounds=(0.63, 1.0)), "not_better", "is not shown to be better"),
@@ -277,7 +287,7 @@ def test_better_than_the_baselines_is_better_than_each_of_them_and_than_chance(
 def test_answers_that_know_nothing_of_clustered_clips_get_the_verdict_that_they_deserve() -> None:
     kinds = []
     for skill in (0.0, 0.95):
-        one = simulated(5, skill=skill)
+        one = simulated(11, skill=skill)  # two groups at least of each label
         report = score(NAMES, one.truth, None, one.groups, one.predicted)
         intervals = bootstrap.intervals(NAMES, one.truth, None, one.predicted, one.groups, draws=500)
         kinds.append(judge(report, intervals, one.p(), {}).kind)
