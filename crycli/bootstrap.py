@@ -25,8 +25,7 @@ OVER_LABELS = {
     "macro_auc": "auc",
     "macro_average_precision": "average_precision",
 }
-"""Means over the labels, and of what."""
-"""Scores that are means over labels, in which a rare label weighs as much as a common one."""
+"""Scores that are means over labels, in which a rare label weighs as much as a common one, and of what."""
 SHARE = (0.0, 1.0)
 NO_SHARES = {"matthews": (-1.0, 1.0), "kappa": (-1.0, 1.0), "brier": (0.0, 2.0), "log_loss": (0.0, np.inf)}
 """The ranges of scores: of those that are shares, and of the others."""
