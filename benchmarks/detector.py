@@ -281,10 +281,12 @@ def sets_to_tell_apart(clips: Sequence[Clip]) -> dict[str, Flags]:
     cries, short = labels_of(clips) == 0, are_short(clips)
     kind, origin = np.array([kind_of(clip) for clip in clips]), np.array([origin_of(clip) for clip in clips])
     folds = np.array([clip.fold or 0 for clip in clips])
-    sets = {"everything": cries | ~cries, "everything recorded": are_recorded(clips)}
-    sets |= {f"everything of {SHORT_SECONDS:g} s and more": ~short, f"everything under {SHORT_SECONDS:g} s": short}
+    recorded, long = are_recorded(clips), f"of {SHORT_SECONDS:g} s and more"
+    sets = {"everything": cries | ~cries, "everything recorded": recorded}
+    sets |= {f"everything {long}": ~short, f"everything recorded, {long}": recorded & ~short}
+    sets |= {f"everything under {SHORT_SECONDS:g} s": short}
     official = "ESC-10, its official folds"
-    sets |= {official: origin == "esc10", f"{official}, of {SHORT_SECONDS:g} s and more": (origin == "esc10") & ~short}
+    sets |= {official: origin == "esc10", f"{official}, {long}": (origin == "esc10") & ~short}
     sets |= {f"fold {fold}": folds == fold for fold in sorted(set(folds[folds > 0].tolist()))}
     sets |= {f"{name} against all": np.where(cries, origin == name, True) for name in sorted(set(origin[cries]))}
     wide = np.array([(clip.bandwidth_hz or 0.0) > NARROW_HZ for clip in clips])
