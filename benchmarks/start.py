@@ -208,8 +208,8 @@ def describe_gain(ours: Results, theirs: Results, score: str) -> str:
         values.append(np.subtract(*(getattr(results.reports[run], score) for results in pair)))
         names, truth, groups = list(ours.reports[run].labels), ours.truth[run], ours.groups[run]
         samples = (
-            bootstrap.score_draws(names, truth, chances, chances.argmax(axis=1), groups, seed=fold)[score]
-            for chances in (results.probabilities[run] for results in pair)
+            bootstrap.score_draws(names, truth, chances, chances.argmax(axis=1), groups, seed=fold, tail=tail)[score]
+            for tail, chances in enumerate(results.probabilities[run] for results in pair)
         )
         drawn.append(np.subtract(*samples))
     low, high = np.nanquantile(np.mean(drawn, axis=0), [OUTSIDE, 1.0 - OUTSIDE])
