@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -90,7 +91,8 @@ def score_draws(
       of percentile intervals of Hesterberg (2015, "What teachers should know about the bootstrap", arXiv 1411.5279). It
       is 9.2 for two groups, 2.7 for three, 1.2 for ten and 1.01 for 200.
     - A share that is the same in all of them is drawn from the tails of Clopper and Pearson's interval (1934) of that
-      share of m trials, half from either; from one tail alone where the share is 0 or 1.
+      share of m trials, half from either; from one tail alone where the share is 0 or 1. Shares of the same m groups
+      are drawn from the same places of their tails: what is not known of these babies is not known for each label.
     - With fewer than two groups nothing is known of others: they are NaN.
 
     The m groups are, for the score of a label, those with clips that bear it (for precision: that are called so; for
@@ -137,17 +139,18 @@ def score_draws(
     parts = [scores_of(copies) for copies in _copies(len(distinct), draws, at_once, seed)]
     of_all = {name: float(value) for name, (value,) in scores_of(np.ones((1, len(distinct)))).items()}
     resting = _resting(names, truth, predicted, of_group)
-    generator = np.random.default_rng([seed, tail])
+    everyone = np.arange(len(distinct))
     found = {}
     for name, value in of_all.items():
-        values, count = np.concatenate([part[name] for part in parts]), resting.get(name, len(distinct))
-        found[name] = _widened(values, value, count, NO_SHARES.get(name, SHARE), generator)
+        values, rested_on = np.concatenate([part[name] for part in parts]), resting.get(name, everyone)
+        generator = np.random.default_rng([seed, tail, zlib.crc32(rested_on.tobytes())])
+        found[name] = _widened(values, value, len(rested_on), NO_SHARES.get(name, SHARE), generator)
     for mean, score in OVER_LABELS.items():
         keys = [f"{score}/{name}" for name in names]
         if keys[0] in found:
             values = np.stack([found[key] for key in keys], axis=1)
             of_labels = np.array([of_all[key] for key in keys])
-            found[mean] = _mean_over_labels(values, of_labels) if resting[mean] > 1 else np.full(draws, np.nan)
+            found[mean] = _mean_over_labels(values, of_labels) if len(resting[mean]) > 1 else np.full(draws, np.nan)
     if len(np.unique(predicted)) == 1 < min(len(distinct), len(np.unique(truth))):
         found["balanced_accuracy"][:] = 1.0 / len(np.unique(truth))
     return found
@@ -215,19 +218,21 @@ def _widened(
     return np.where(np.isnan(tails), value, tails)  # there is no tail below 0 and above 1
 
 
-def _resting(names: Sequence[str], truth: Labels, predicted: Labels, of_group: npt.NDArray[np.intp]) -> dict[str, int]:
-    """The number of groups that a score rests on, where it is not that of all groups."""
+def _resting(
+    names: Sequence[str], truth: Labels, predicted: Labels, of_group: npt.NDArray[np.intp]
+) -> dict[str, npt.NDArray[np.intp]]:
+    """The groups that a score rests on, where these are not all groups."""
 
-    def count(chosen: npt.NDArray[np.bool_]) -> int:
-        return len(np.unique(of_group[chosen]))
+    def having(chosen: npt.NDArray[np.bool_]) -> npt.NDArray[np.intp]:
+        return np.unique(of_group[chosen])
 
-    resting: dict[str, int] = {}
+    resting: dict[str, npt.NDArray[np.intp]] = {}
     for label, name in enumerate(names):
-        bearing = count(truth == label)
-        both = min(bearing, count(truth != label))
-        resting |= {f"recall/{name}": bearing, f"f1/{name}": bearing, f"precision/{name}": count(predicted == label)}
+        bearing = having(truth == label)
+        both = min(bearing, having(truth != label), key=len)
+        resting |= {f"recall/{name}": bearing, f"f1/{name}": bearing, f"precision/{name}": having(predicted == label)}
         resting |= {f"auc/{name}": both, f"average_precision/{name}": both}
-    fewest = min(count(truth == label) for label in np.unique(truth))
+    fewest = min((having(truth == label) for label in np.unique(truth)), key=len)
     return resting | dict.fromkeys((*OVER_LABELS, "matthews", "kappa"), fewest)
 
 

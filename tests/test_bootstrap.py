@@ -331,3 +331,12 @@ def test_a_single_clip_says_nothing_of_others() -> None:
     problem = Problem(["a", "b"], np.array([1]), np.array([[0.2, 0.8]]), np.array([1]), ["x"])
     assert all(np.isnan(values).all() for values in score_draws(*problem, draws=5).values())
     assert intervals(*problem) == {}
+
+
+def test_babies_that_bear_every_label_make_the_mean_over_labels_no_surer_than_the_accuracy() -> None:
+    names, groups = ["a", "b", "c"], [f"baby {baby}" for baby in range(3) for _ in range(6)]
+    truth = np.tile([0, 0, 1, 1, 2, 2], 3)
+    found = intervals(names, truth, None, truth, groups)
+    assert found["balanced_accuracy"] == found["accuracy"]
+    apart = [f"baby {label} {baby}" for baby in range(3) for label in truth[:6]]
+    assert intervals(names, truth, None, truth, apart)["balanced_accuracy"].low > found["accuracy"].low + 0.1
