@@ -21,6 +21,9 @@ from crycli.predictions import Prediction
 from crycli.progress import OnStep, Step, silent
 
 SUM_TOLERANCE = 0.01  # of rounded probabilities
+NUMBERS = ("start", "end", "duration", "sample_rate", "loudness_db")
+TEXTS = frozenset({"path", "label", "true_label", "predicted", "confidence", "error", "group", "corpus", "codec"})
+"""Columns with a use of their own; all others are for the slices."""
 
 logger = logging.getLogger(__name__)
 
@@ -153,7 +156,7 @@ def read_answers(file: Path) -> tuple[Answers, int]:
         else probabilities.argmax(axis=1)
     )
     clips = tuple(_clip(row, label) for row, label in zip(answered, truth, strict=True))
-    _warn_of_groups(file, answered, clips)
+    _warn_of_groups(file, answered)
     indices = np.array([labels.index(name) for name in truth], dtype=np.int64)
     return Answers(tuple(labels), clips, indices, predicted, probabilities), len(rows) - len(answered)
 
@@ -167,6 +170,15 @@ class _Row:
     @property
     def where(self) -> str:
         return f"{self.file}, row {self.line}"
+
+    @property
+    def path(self) -> Path:
+        return Path(self.cells.get("path") or f"row {self.line}")
+
+    @property
+    def told_group(self) -> str:
+        """What the file or a known file name says; empty where neither does."""
+        return self.cells.get("group") or by_known_name(self.path.name).group
 
     def filled(self, column: str) -> str:
         if not self.cells[column]:
@@ -211,28 +223,13 @@ def _probabilities(rows: Sequence[_Row], columns: Sequence[str]) -> Probabilitie
 
 def _clip(row: _Row, label: str) -> Clip:
     cells = row.cells
-    path = Path(cells.get("path") or f"row {row.line}")
-    numbers = {
-        name: _number(cells.get(name, "")) for name in ("start", "end", "duration", "sample_rate", "loudness_db")
-    }
-    used = {
-        "path",
-        "start",
-        "end",
-        "label",
-        "true_label",
-        "predicted",
-        "confidence",
-        "error",
-        "group",
-        "corpus",
-        "codec",
-    }
+    numbers = {name: _number(cells.get(name, "")) for name in NUMBERS}
+    used = TEXTS | {"start", "end"}
     rate = numbers["sample_rate"]
     return Clip(
-        path=path,
+        path=row.path,
         label=label,
-        group=cells.get("group") or by_known_name(path.name).group or str(path),
+        group=row.told_group or str(row.path),
         corpus=cells.get("corpus", ""),
         start=numbers["start"],
         end=numbers["end"],
@@ -248,12 +245,9 @@ def _clip(row: _Row, label: str) -> Clip:
     )
 
 
-def _warn_of_groups(file: Path, rows: Sequence[_Row], clips: Sequence[Clip]) -> None:
+def _warn_of_groups(file: Path, rows: Sequence[_Row]) -> None:
     """Warn where neither the file nor a known file name tells the groups."""
-    alone = sum(
-        not row.cells.get("group") and not by_known_name(clip.path.name).group
-        for row, clip in zip(rows, clips, strict=True)
-    )
+    alone = sum(not row.told_group for row in rows)
     if alone:
         logger.warning(
             "%s: no group for %d of %d clips, so each recording of these counts as a baby or source of its own, and "

@@ -266,11 +266,11 @@ class Backgrounds:
 
     def _decode_ahead(self) -> None:
         """A folder in which nothing can be read is thereby refused before the training starts."""
-        self._from(0)
-        for number in range(1, len(self._paths)):
-            if sum(self._lengths.values()) > DECODED_AHEAD * self._sample_rate:
+        decoded = 0
+        for number in range(len(self._paths)):
+            if decoded > DECODED_AHEAD * self._sample_rate:
                 break
-            self._from(number)
+            decoded += self._lengths[self._from(number)]
 
     def _is_long(self, path: Path) -> bool:
         return self._lengths[path] > LONG_BACKGROUND * self._sample_rate

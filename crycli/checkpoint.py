@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
     from crycli.model import SpeechClassification
 
+PLAN_FILE = "folds.json"
+"""Of a cross-validation."""
+
 BACKBONES = ("wav2vec2", "hubert", "wavlm", "data2vec-audio", "unispeech-sat")
 """The keys of `model.FAMILIES`, once more: to ask there takes the seconds in which torch is imported."""
 OWN_TYPE = "crycli_"  # what the model_type of a classifier has before its backbone's
@@ -108,7 +111,7 @@ def find_classifier(name: str, *, offline: bool = False) -> Classifier:
     if not path.is_dir():
         state = "is a file" if path.exists() else "does not exist"
         raise CheckpointError(f"{name} {state}: give a run of `crycli train`, its model folder, or an exported bundle")
-    if (path / "folds.json").is_file():
+    if (path / PLAN_FILE).is_file():
         raise CheckpointError(f"{path} is a cross-validation: give one of its folds, such as {path / 'fold-1'}")
     if any((path / name).is_file() for name in (BUNDLE_FILE, *NETWORK_FILES.values())):
         return _describe_bundle(path)

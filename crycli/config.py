@@ -681,15 +681,17 @@ def flatten(config: Config) -> dict[str, Any]:
     return flat
 
 
-def to_assignments(config: Config, sections: Iterable[str]) -> list[str]:
-    """The `--set KEY=VALUE` for all that is no default, of the keys that begin with one of the sections."""
+def changed_settings(config: Config, sections: Iterable[str]) -> dict[str, Any]:
+    """What is no default, by key, of the keys that begin with one of the sections."""
     defaults, chosen = flatten(Config()), tuple(sections)
-    changed = {
-        key: value for key, value in flatten(config).items() if value != defaults[key] and key.startswith(chosen)
-    }
+    return {key: value for key, value in flatten(config).items() if value != defaults[key] and key.startswith(chosen)}
+
+
+def to_assignments(config: Config, sections: Iterable[str]) -> list[str]:
+    """The `--set KEY=VALUE` for what `changed_settings` gives."""
     texts = [
         f"{key}={value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}"
-        for key, value in changed.items()
+        for key, value in changed_settings(config, sections).items()
     ]
     return [part for text in texts for part in ("--set", text)]
 

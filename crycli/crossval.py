@@ -17,7 +17,7 @@ import numpy as np
 
 from crycli import __version__, metrics, recipe
 from crycli.audio import Excerpt
-from crycli.checkpoint import read_json
+from crycli.checkpoint import PLAN_FILE, read_json
 from crycli.config import Config, to_yaml
 from crycli.errors import ConfigError, CrycliError, DataError
 from crycli.inference import load_predictor
@@ -34,7 +34,7 @@ from crycli.outputs import (
 )
 from crycli.predictions import columns, to_row
 from crycli.progress import OnStep, Step, silent
-from crycli.resuming import PLAN_FILE, refuse_other_backbone, refuse_other_settings, training_files
+from crycli.resuming import refuse_other_backbone, refuse_other_settings, training_files
 from crycli.splitting import assign_folds, split_off
 
 BY_COLUMN, BY_LABEL = "the column fold", "dealt by label, groups whole"

@@ -16,7 +16,7 @@ from crycli import audio, leakage, pages
 from crycli.answers import Answers, ask, from_predictions, read_answers
 from crycli.appraisal import Appraisal, Rival, against, appraise, score
 from crycli.audio import Excerpt
-from crycli.checkpoint import read_json
+from crycli.checkpoint import PLAN_FILE, read_json
 from crycli.config import Config, to_assignments
 from crycli.errors import AudioError, DataError
 from crycli.evalreport import PICTURES, About, Example, build_metrics, pictures, render_page, to_markdown
@@ -144,7 +144,7 @@ def evaluate_folds(
     """
     config = config or Config()
     refuse_existing(output, force=force)
-    if not (run / "folds.json").is_file() or not (run / "predictions.csv").is_file():
+    if not (run / PLAN_FILE).is_file() or not (run / "predictions.csv").is_file():
         raise DataError(f"{run} is no finished cross-validation: make one with `crycli train DATA -o {run} --folds 5`")
     answers, unreadable = read_answers(run / "predictions.csv")
     answers = answers.with_clips(whole_groups(_clips_of_folds(run, answers)))
@@ -191,7 +191,7 @@ def evaluate_file(
 
 def _clips_of_folds(run: Path, answers: Answers) -> list[Clip]:
     """The clips that were answered, as the manifests of the folds have them: in each fold both are in one order."""
-    count = int(read_json(run / "folds.json")["folds"])
+    count = int(read_json(run / PLAN_FILE)["folds"])
     tested = {str(fold): read_manifest(run / f"fold-{fold}" / "data" / "test.csv") for fold in range(1, count + 1)}
     waiting = {fold: iter(clips) for fold, clips in tested.items()}
     table = read_table(run / "predictions.csv")

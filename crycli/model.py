@@ -561,7 +561,7 @@ class SpeechClassification(PreTrainedModel):
             attention_mask: (batch, samples), 1 for samples of the clip and 0 for padding; None: no padding.
             labels: see `classification_loss`.
             output_hidden_states: return the hidden states too, of the first of the speeds.
-            output_attentions: return the attentions too, as well.
+            output_attentions: return the attentions too, of the same.
             return_dict: False for a plain tuple.
 
         Returns:
@@ -591,7 +591,13 @@ class SpeechClassification(PreTrainedModel):
         """The backbone's output at the first of the speeds, and the pooled vectors, averaged over all of them."""
         heard = []
         for values, mask in self._play(input_values, attention_mask):
-            outputs = self._encode(values, mask, output_hidden_states, output_attentions)
+            self._tell_lengths(mask)
+            outputs = self.backbone(
+                values,
+                attention_mask=mask,
+                output_hidden_states=output_hidden_states or self.layer_sum is not None,
+                output_attentions=output_attentions,
+            )
             heard.append((outputs, self._pool(outputs, mask)))
         if len(heard) == 1:
             return heard[0]
@@ -605,22 +611,6 @@ class SpeechClassification(PreTrainedModel):
             return [(input_values, attention_mask)]
         mask = torch.ones_like(input_values, dtype=torch.int64) if attention_mask is None else attention_mask
         return [play(input_values, mask, speed) for speed in self.config.speeds]
-
-    def _encode(
-        self,
-        input_values: torch.Tensor,
-        attention_mask: torch.Tensor | None,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
-    ) -> Any:
-        """The backbone's output."""
-        self._tell_lengths(attention_mask)
-        return self.backbone(
-            input_values,
-            attention_mask=attention_mask,
-            output_hidden_states=output_hidden_states or self.layer_sum is not None,
-            output_attentions=output_attentions,
-        )
 
     def _pool(self, outputs: Any, attention_mask: torch.Tensor | None) -> torch.Tensor:
         last = outputs.last_hidden_state

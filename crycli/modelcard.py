@@ -11,7 +11,7 @@ from crycli import __version__, metrics, pages, recipe
 from crycli.bootstrap import Interval
 from crycli.builtin import MINI, MINI_RANDOM
 from crycli.checkpoint import backbone_name, folder_name, hub_name
-from crycli.config import Config, flatten
+from crycli.config import Config, changed_settings
 from crycli.manifest import Clip
 from crycli.outputs import write_text
 
@@ -23,7 +23,7 @@ SCORES = {
     "macro_auc": "macro AUC",
 }
 """Attributes of `metrics.Report`, and what the card calls them."""
-SHOWN_SECTIONS = ("data", "model", "augment", "train")  # the others do not change the model
+SHOWN_SECTIONS = ("data.", "model.", "augment.", "train.")  # the others do not change the model
 SHOWN_AS = {"model.backbone": backbone_name, "augment.background": folder_name}
 """Settings that may be a folder of this machine to what the card says of them."""
 ORIGINS = {MINI: ", with the weights of crycli's own cry detector", MINI_RANDOM: ", not pretrained"}
@@ -182,11 +182,9 @@ def _count(clips: Iterable[Clip]) -> Count:
 
 
 def _changed(config: Config) -> dict[str, Any]:
-    defaults = flatten(Config())
     return {
         key: SHOWN_AS[key](value) if key in SHOWN_AS else value
-        for key, value in flatten(config).items()
-        if key.partition(".")[0] in SHOWN_SECTIONS and value != defaults[key]
+        for key, value in changed_settings(config, SHOWN_SECTIONS).items()
     }
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from crycli.checkpoint import hash_weights, locate_backbone, read_json
+from crycli.checkpoint import PLAN_FILE, hash_weights, locate_backbone, read_json
 from crycli.config import Config, flatten, load_config
 from crycli.dataset import PreparedData
 from crycli.errors import CheckpointError, ConfigError, DataError
@@ -30,8 +30,8 @@ CLIP_COLUMNS = ("part", "path", "start", "end", "label", "digest")
 BACKBONE_FILE = "backbone.json"
 """The SHA-256 of the weights that a run started from: those of mini may be others in another version of crycli."""
 
-PLAN_FILE, STUDY_FILE = "folds.json", "search.db"
-"""Of a cross-validation, and of a search."""
+STUDY_FILE = "search.db"
+"""Of a search."""
 
 RUN_FILES = ("model", "checkpoints", "logs", "config.yaml", "metrics.json", "history.csv", "curves.png")
 
@@ -43,7 +43,8 @@ logger = logging.getLogger(__name__)
 def training_files(output: Path) -> list[str]:
     """The names of all that `crycli train` may have left in a folder: a run, a cross-validation or a search.
 
-    What tells the two latter goes first: what is left of an interrupted replacement is then nothing to resume.
+    What tells the two latter goes first, but for the predictions of a cross-validation, which nothing else tells from
+    other people's: what is left of an interrupted replacement is then nothing to resume.
     """
     runs = [path.name for pattern in ("fold-*", "trial-*") for path in output.glob(pattern)]
     names = [PLAN_FILE, STUDY_FILE, f"{STUDY_FILE}-journal", *RUN_FILES, *runs]

@@ -25,7 +25,7 @@ from transformers.trainer_utils import PredictionOutput
 from crycli import __version__, bootstrap, embeddings, metrics, modelcard, recipe
 from crycli.calibration import CALIBRATION_FILE, calibrate
 from crycli.checkpoint import build_model, locate_backbone, quiet_libraries, read_json, save_model_folder
-from crycli.config import Config, to_yaml
+from crycli.config import Config, flatten, to_yaml
 from crycli.convolution import speed_up_convolutions
 from crycli.dataset import (
     DataCollatorCTCWithPadding,
@@ -175,13 +175,9 @@ def _warn_of_idle_settings(config: Config) -> None:
     """Name those that say how the backbone is trained where it is not."""
     if recipe.effective_freeze(config) != "backbone":
         return
-    unfrozen, augment = config.train.unfreeze_layers, config.augment
-    for name, value in (
-        ("train.unfreeze_layers", unfrozen),
-        ("augment.time_mask", augment.time_mask),
-        ("augment.feature_mask", augment.feature_mask),
-    ):
-        if value not in (0, "auto"):
+    settings = flatten(config)
+    for name in ("train.unfreeze_layers", "augment.time_mask", "augment.feature_mask"):
+        if settings[name] not in (0, "auto"):
             logger.warning("%s does nothing: with model.freeze=backbone the head alone is trained", name)
 
 
