@@ -140,10 +140,21 @@ def test_a_killed_worker_costs_and_doubles_no_row(
             for worker in list(busy_workers())[:1]:
                 os.kill(worker, signal.SIGKILL)
                 killed.add(worker)
-        seen.update(busy_workers())
 
+    ended = threading.Event()
+
+    def watch() -> None:  # all the time: between two steps a worker may begin and end
+        while not ended.wait(0.05):
+            seen.update(busy_workers())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
     answers = tmp_path / "answers"
-    outcome = predict_on_ray(str(bundles["layer"]), long_recordings, answers, config, on_step=kill_one)
+    try:
+        outcome = predict_on_ray(str(bundles["layer"]), long_recordings, answers, config, on_step=kill_one)
+    finally:
+        ended.set()
+        watcher.join()
     assert killed
     assert seen - killed
     assert outcome == Outcome(recordings=16, failed=0, shards=8)
